@@ -1,0 +1,48 @@
+# Every target does its own set-up: a fresh clone and Python 3.11 or newer are all that is needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo serve test lint bench clean
+
+help:
+	@echo 'make install   make .venv with the package and its development tools'
+	@echo 'make demo      run 20,000 real requests through llmcache.extract() and show the table'
+	@echo 'make serve     open the demo project on http://127.0.0.1:8000/'
+	@echo 'make test      format, lint, types, migrations and all tests'
+	@echo 'make bench     measure hits, misses and imports against their floors'
+	@echo 'make clean     remove .venv and var'
+
+install: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'llmcache needs Python 3.11 or newer: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+demo: $(READY)
+	@$(BIN)/python manage.py migrate --verbosity 0
+	@$(BIN)/python manage.py demo
+
+serve: $(READY)
+	@$(BIN)/python manage.py migrate --verbosity 0
+	$(BIN)/python manage.py runserver
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/python manage.py makemigrations --check --dry-run
+
+test: lint
+	$(BIN)/python -m pytest
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) var
