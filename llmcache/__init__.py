@@ -1,3 +1,72 @@
-"""Typed data from language models, paid for once."""
+"""Typed data from language models, paid for once.
+
+    ticket = llmcache.extract(email.body, Ticket)
+
+The way of one call, and the modules in its order:
+
+    extraction    the front door: ``extract`` and its sisters; a plain hit in memory ends here
+    answering     from arguments to an answer: the way of every other call
+    request       the arguments, checked
+    plans         what does not depend on the content, compiled once per type, model and parameters
+    keys          the 32 bytes that are equal exactly when two requests may share an answer
+    engine        the policy (every decision, no I/O), the port that carries it out, flights, what a process holds
+    tiers         memory over stores of bytes
+    envelope      the bytes of an entry
+    providers     the body that is sent, the schema in it, the attempt itself
+    money         the journal: every attempt before it leaves and after it ends
+
+A step knows only the steps below it. ``conf`` is the one reader of settings, ``exceptions`` the tree of errors,
+``backends`` the two cache backends that a project names in ``CACHES``.
+"""
+
+from llmcache.exceptions import (
+    AsyncContext,
+    AuthenticationFailed,
+    ConfigurationError,
+    ExtractionFailed,
+    FlightTimeout,
+    InputTooLarge,
+    InvalidRequest,
+    InvalidText,
+    LLMCacheError,
+    NotCached,
+    ProviderError,
+    ProviderTimeout,
+    ProviderUnavailable,
+    RateLimited,
+    RecursiveExtract,
+    Refused,
+    Truncated,
+    UnsupportedType,
+    ValidationFailed,
+)
+from llmcache.extraction import Extraction, Extractor, extract, extract_with_completion, extract_with_info
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "AsyncContext",
+    "AuthenticationFailed",
+    "ConfigurationError",
+    "Extraction",
+    "ExtractionFailed",
+    "Extractor",
+    "FlightTimeout",
+    "InputTooLarge",
+    "InvalidRequest",
+    "InvalidText",
+    "LLMCacheError",
+    "NotCached",
+    "ProviderError",
+    "ProviderTimeout",
+    "ProviderUnavailable",
+    "RateLimited",
+    "RecursiveExtract",
+    "Refused",
+    "Truncated",
+    "UnsupportedType",
+    "ValidationFailed",
+    "extract",
+    "extract_with_completion",
+    "extract_with_info",
+]

@@ -1,0 +1,122 @@
+"""System checks: what is wrong in the settings, said before the first call.
+
+A missing key and a folder that cannot be written are warnings: an error would stop ``migrate`` and ``collectstatic``
+on machines that never call a provider.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from django.apps import AppConfig
+from django.conf import settings as django_settings
+from django.core import checks
+
+from llmcache import conf
+from llmcache.exceptions import ConfigurationError
+
+TAG = "llmcache"
+
+
+def register() -> None:
+    """Register all checks under the tag ``llmcache``."""
+    checks.register(check_llmcache, TAG)
+
+
+def check_llmcache(app_configs: Sequence[AppConfig] | None = None, **_: Any) -> list[checks.CheckMessage]:
+    """Return what is wrong with the settings of llmcache."""
+    if app_configs is not None and not any(app.name == "llmcache" for app in app_configs):
+        return []
+    raw = getattr(django_settings, "LLMCACHE", {})
+    found = conf.problems(raw)
+    if found:
+        return [
+            checks.Error(problem.message, hint=problem.hint, id=f"llmcache.E00{1 if problem.unknown else 2}")
+            for problem in found
+        ]
+    settings = conf.read(raw)
+    return [*_tiers(settings), *_provider(settings), *_folders(settings), *_misspelt()]
+
+
+def _misspelt() -> list[checks.CheckMessage]:
+    """Find a misspelt ``LLMCACHE``: Django would not notice, and every default would hold."""
+    wrong = (
+        [name for name in dir(django_settings) if name != "LLMCACHE" and sorted(name) == sorted("LLMCACHE")]
+        if not hasattr(django_settings, "LLMCACHE")
+        else []
+    )
+    return [
+        checks.Warning(
+            f"There is a setting {name}, and no LLMCACHE.", hint="Did you mean LLMCACHE?", id="llmcache.W004"
+        )
+        for name in wrong
+    ]
+
+
+def _tiers(settings: conf.Settings) -> list[checks.CheckMessage]:
+    from llmcache.tiers.configured import check_aliases
+
+    if settings.tiers is None:
+        return []
+    try:
+        check_aliases(settings.tiers)
+    except ConfigurationError as error:
+        return [checks.Error(str(error), id="llmcache.E003")]
+    return []
+
+
+def _provider(settings: conf.Settings) -> list[checks.CheckMessage]:
+    from llmcache.providers.openai_provider import OpenAIProvider
+
+    alias = settings.model.partition("/")[0]
+    if alias not in settings.providers:
+        known = ", ".join(sorted(settings.providers))
+        return [
+            checks.Error(
+                f"LLMCACHE['MODEL'] names the provider {alias!r}, which is not in LLMCACHE['PROVIDERS'] "
+                f"(there are: {known}).",
+                hint="Add it to PROVIDERS, or name another model.",
+                id="llmcache.E004",
+            )
+        ]
+    try:
+        OpenAIProvider(alias, settings.providers[alias]).require_key()
+    except ConfigurationError as error:
+        return [checks.Warning(str(error), id="llmcache.W001")]
+    return []
+
+
+def _folders(settings: conf.Settings) -> list[checks.CheckMessage]:
+    found: list[checks.CheckMessage] = []
+    journal = settings.journal or conf.default_journal()
+    if not writable(journal):
+        found.append(
+            checks.Warning(
+                f"The journal's folder {journal} cannot be written: provider calls are noted in memory only, and a "
+                "process that dies takes what it spent with it.",
+                hint="Set LLMCACHE['JOURNAL'] to a folder that this user can write.",
+                id="llmcache.W002",
+            )
+        )
+    disk = settings.disk_path or conf.default_disk()
+    if settings.tiers is None and not writable(disk):
+        found.append(
+            checks.Warning(
+                f"The disk tier's folder {disk} cannot be written: answers are kept in memory only, and a restart "
+                "pays for them again.",
+                hint="Set LLMCACHE['DISK_PATH'] to a folder that this user can write, or TIERS to aliases of CACHES.",
+                id="llmcache.W003",
+            )
+        )
+    return found
+
+
+def writable(folder: Path) -> bool:
+    """Return whether a folder can be written, or made where it does not exist yet."""
+    for place in (folder, *folder.parents):
+        if place.exists():
+            return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+    return False

@@ -1,0 +1,67 @@
+"""What travels through the engine: a call on its way in, an answer on its way out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+if TYPE_CHECKING:
+    from llmcache.envelope import Entry
+    from llmcache.money.usage import Usage
+    from llmcache.plans import Plan
+
+Outcome = Literal["hit", "miss", "collapsed", "bypass"]
+"""``collapsed``: answered by another call's provider call that was under way."""
+
+Reason = Literal["not_found", "invalid", "completion_missing", "bypass", "ttl_zero"]
+"""Why the provider was asked: nothing usable in any tier; what was there does not pass the type's validation; the
+completion was asked for and is gone; ``cache="bypass"``; ``ttl=0``."""
+
+NO_AGE_LIMIT: Final = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call, ready to be answered."""
+
+    plan: Plan
+    content: str
+    key: bytes
+    ttl: float | None
+    """Seconds; None = any age, 0 = ask and do not store."""
+    cache: Literal["use", "bypass", "only"]
+    timeout: float
+    max_retries: int
+    max_reasks: int
+    needs_completion: bool
+    unkeyed: Mapping[str, Any]
+    tags: tuple[str, ...] = ()
+    tenant: str | None = None
+
+    @property
+    def max_age(self) -> float:
+        """Seconds that an answer may be old."""
+        return NO_AGE_LIMIT if self.ttl is None else self.ttl
+
+    @property
+    def stores(self) -> bool:
+        """Whether the answer is looked up, shared and kept."""
+        return self.cache != "bypass" and self.ttl != 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A call's answer and how it came about."""
+
+    value: Any
+    outcome: Outcome
+    reason: Reason | None
+    """Why the provider was asked; None when it was not."""
+    tier: str | None
+    entry: Entry
+    rest: bytes | None
+    """The completion without its answer; None when it was not looked up or is gone."""
+    attempts: int = 0
+    usage: Usage | None = None
+    """What this call itself consumed; None when nothing, or not known."""

@@ -1,0 +1,312 @@
+"""The policy: every decision about one call, and no I/O.
+
+It is written once, as coroutines over a port. The blocking port's methods never suspend, so that a synchronous call is
+one step of the coroutine; other ports suspend as usual. Nothing here imports asyncio, threading or time.
+
+What can go wrong, and the rule against it:
+
+- The answer arrives between a caller's look and its boarding of a flight: who leads looks again before it asks.
+- A leader dies, is interrupted or runs out of its own time: its flight is abandoned and those who waited elect anew.
+- One error object raised by many callers: each raises its own.
+- An answer that one caller's validators accept is not valid for another type with the same schema: each validates for
+  itself, and what does not pass is a miss for that caller.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any, Final, Protocol
+
+from django.views.decorators.debug import sensitive_variables
+from pydantic import ValidationError
+
+from llmcache.engine.call import Answered, Call, Reason
+from llmcache.engine.flights import ABANDONED, Flight, Landing
+from llmcache.envelope import Entry
+from llmcache.exceptions import (
+    FlightTimeout,
+    LLMCacheError,
+    NotCached,
+    ProviderTimeout,
+    RecursiveExtract,
+    Refused,
+    Truncated,
+    ValidationFailed,
+)
+from llmcache.money.usage import Usage
+from llmcache.providers.base import Body, Failure, Reply
+from llmcache.response_types import error_facts
+from llmcache.tiers.stack import Found
+
+_FIRST_BACKOFF: Final = 0.5
+_LONGEST_BACKOFF: Final = 8.0
+
+
+class Port(Protocol):
+    """What carries out the policy's decisions: blocking, asynchronous, or simulated."""
+
+    def now(self) -> float:
+        """Return monotonic seconds."""
+        ...
+
+    def jitter(self) -> float:
+        """Return a number from 0 to 1 at random."""
+        ...
+
+    async def read(self, call: Call) -> Found | None:
+        """Return the fastest tier's usable entry."""
+        ...
+
+    async def read_rest(self, entry: Entry) -> bytes | None:
+        """Return what was kept beside an entry."""
+        ...
+
+    async def write(self, entry: Entry, rest: bytes) -> None:
+        """Keep an entry in every tier."""
+        ...
+
+    def board(self, call: Call) -> tuple[Flight, bool]:
+        """Join the flight for a call or begin to lead it."""
+        ...
+
+    def leads_itself(self, flight: Flight) -> bool:
+        """Return whether the flight is led by the very caller that would wait for it."""
+        ...
+
+    async def wait(self, flight: Flight, seconds: float) -> Landing | None:
+        """Wait for a flight to land; None when the time is over first."""
+        ...
+
+    def land(self, flight: Flight, landing: Landing) -> None:
+        """End a flight."""
+        ...
+
+    def require_key(self, call: Call) -> None:
+        """Raise ``ConfigurationError`` when the provider could not be called."""
+        ...
+
+    async def ask(self, call: Call, body: Body, seconds: float, why: str, attempt: int) -> tuple[str, Reply | Failure]:
+        """Make one attempt, in the journal before it leaves and after it ends; return its id and what became of it."""
+        ...
+
+    async def record_rejected(self, call_id: str, errors: tuple[dict[str, Any], ...]) -> None:
+        """Write into the journal that a paid answer did not pass validation."""
+        ...
+
+    async def pause(self, seconds: float) -> None:
+        """Let time pass."""
+        ...
+
+    def entry(self, call: Call, reply: Reply, attempts: int, usage: Usage | None, seconds: float) -> Entry:
+        """Return the entry of an answer that has just arrived."""
+        ...
+
+
+@sensitive_variables()
+async def resolve(call: Call, port: Port) -> Answered:
+    """Return a call's answer, from a tier, from another call's flight, or from the provider.
+
+    Raises what ``llmcache.extract`` documents.
+    """
+    deadline = port.now() + call.timeout
+    if not call.stores:
+        reason: Reason = "bypass" if call.cache == "bypass" else "ttl_zero"
+        return await _Leader(call, port, deadline, reason).fly()
+    while True:
+        answered, reason = await _look(call, port)
+        if answered is not None:
+            return answered
+        if call.cache == "only":
+            raise NotCached(
+                'There is no usable entry for this request, and cache="only" does not ask the provider.',
+                **_facts(call),
+            )
+        flight, leads = port.board(call)
+        if leads:
+            return await _lead(call, port, deadline, flight)
+        answered = await _follow(call, port, deadline, flight)
+        if answered is not None:
+            return answered
+
+
+async def _look(call: Call, port: Port) -> tuple[Answered | None, Reason]:
+    found = await port.read(call)
+    if found is None:
+        return None, "not_found"
+    rest: bytes | None = None
+    if call.needs_completion:
+        rest = await port.read_rest(found.entry)
+        if rest is None:
+            return None, "completion_missing"
+    try:
+        value = call.plan.validate(found.entry.answer)
+    except ValidationError:
+        return None, "invalid"
+    return Answered(value, "hit", None, found.tier, found.entry, rest), "not_found"
+
+
+@sensitive_variables()
+async def _follow(call: Call, port: Port, deadline: float, flight: Flight) -> Answered | None:
+    """Return the answer of somebody else's flight; None when this caller has to look and elect anew."""
+    if port.leads_itself(flight):
+        raise RecursiveExtract(
+            "This call asks for the very request that it is part of, from a validator or a callback, and would wait "
+            "for itself. Extract from another text or into another type there.",
+            **_facts(call),
+        )
+    landing = await port.wait(flight, deadline - port.now())
+    if landing is None:
+        raise FlightTimeout(
+            f"Another call has been asking for the same request for the whole timeout of {call.timeout:g} s. "
+            "Raise timeout= or LLMCACHE['TIMEOUT'].",
+            **_facts(call),
+        )
+    if landing.error is not None:
+        # What the leader's attempts cost is told by the leader's error alone: told twice, it would be counted twice.
+        raise landing.error.again().add(attempts=0, cost_usd=Decimal(0))
+    if landing.entry is None:
+        return None
+    try:
+        value = call.plan.validate(landing.entry.answer)
+    except ValidationError:
+        return None
+    return Answered(value, "collapsed", None, None, landing.entry, landing.rest)
+
+
+@sensitive_variables()
+async def _lead(call: Call, port: Port, deadline: float, flight: Flight) -> Answered:
+    landing = ABANDONED
+    try:
+        # Another caller may have stored the answer between our look and our boarding.
+        answered, reason = await _look(call, port)
+        if answered is not None:
+            return answered
+        leader = _Leader(call, port, deadline, reason)
+        try:
+            answered = await leader.fly()
+        except LLMCacheError as error:
+            if not isinstance(error, ProviderTimeout):
+                landing = Landing(error=error.again())
+            raise
+        except Exception:
+            # A validator of the caller's own has failed on an answer that is paid for: others may have use for it.
+            landing = leader.landing()
+            raise
+        landing = leader.landing()
+        return answered
+    finally:
+        port.land(flight, landing)
+
+
+class _Leader:
+    """The attempts of one call that asks the provider itself."""
+
+    def __init__(self, call: Call, port: Port, deadline: float, reason: Reason) -> None:
+        self.call = call
+        self.port = port
+        self.deadline = deadline
+        self.reason: Reason = reason
+        self.attempts = 0
+        self.usage: Usage | None = None
+        self.unknown = False
+        """Whether an attempt's cost is not known."""
+        self.last: Entry | None = None
+        self.rest = b""
+
+    def landing(self) -> Landing:
+        return ABANDONED if self.last is None else Landing(self.last, self.rest)
+
+    @sensitive_variables()
+    async def fly(self) -> Answered:
+        call, port = self.call, self.port
+        port.require_key(call)
+        body = call.plan.provider.prepare(call.plan.body, call.content, call.unkeyed)
+        why, reasks = str(self.reason), 0
+        began = port.now()
+        while True:
+            call_id, reply = await self._attempt(body, why)
+            entry = port.entry(call, reply, self.attempts, self.usage, port.now() - began)
+            answer = self._usable(reply)
+            errors = ({"loc": (), "type": "answer_missing"},)
+            if answer is not None:
+                self.last, self.rest = entry, reply.rest
+                try:
+                    value = call.plan.validate(entry.answer)
+                except ValidationError as error:
+                    self.last = None
+                    errors = error_facts(error, call.plan.response.schema.schema)
+                else:
+                    if call.stores:
+                        await port.write(entry, reply.rest)
+                    outcome = "miss" if call.stores else "bypass"
+                    return Answered(value, outcome, self.reason, None, entry, reply.rest, self.attempts, self.usage)
+            await port.record_rejected(call_id, errors)
+            if reasks >= call.max_reasks or port.now() >= self.deadline:
+                raise self._failed(
+                    ValidationFailed(
+                        f"The model's answer does not pass the validation of {call.plan.response.name}, "
+                        f"after {reasks + 1} of {call.max_reasks + 1} tries; see .errors.",
+                        errors=errors,
+                        request_id=reply.request_id,
+                    )
+                )
+            reasks += 1
+            why = "reask"
+            body = call.plan.provider.ask_again(body, answer or "", errors)
+
+    @sensitive_variables()
+    async def _attempt(self, body: Body, why: str) -> tuple[str, Reply]:
+        """Return the first reply that arrives whole; attempts that fail on the way are made again within bounds."""
+        call, port = self.call, self.port
+        retries = 0
+        while True:
+            left = self.deadline - port.now()
+            if left <= 0:
+                raise self._failed(
+                    ProviderTimeout(
+                        f"The call's timeout of {call.timeout:g} s is over. Raise timeout= or LLMCACHE['TIMEOUT']."
+                    )
+                )
+            self.attempts += 1
+            call_id, reply = await port.ask(call, body, left, why, self.attempts)
+            if isinstance(reply, Reply):
+                self._add(reply.usage)
+                return call_id, reply
+            self.unknown = self.unknown or reply.cost_usd is None
+            wait = reply.retry_after if reply.retry_after is not None else self._backoff(retries)
+            if not reply.retry or retries >= call.max_retries or port.now() + wait >= self.deadline:
+                raise self._failed(reply.error)
+            retries += 1
+            why = "retry"
+            await port.pause(wait)
+
+    def _backoff(self, retries: int) -> float:
+        # Half of it at random: callers that failed together must not come back together.
+        return min(_FIRST_BACKOFF * 2**retries, _LONGEST_BACKOFF) * (0.5 + 0.5 * self.port.jitter())
+
+    def _add(self, usage: Usage | None) -> None:
+        self.unknown = True  # A price is known to nobody yet: whatever was charged is not a known amount.
+        if usage is not None:
+            self.usage = usage if self.usage is None else self.usage + usage
+
+    def _usable(self, reply: Reply) -> str | None:
+        """Return the answer's text, None when there is none; raises when asking again would not help."""
+        if reply.refused:
+            raise self._failed(
+                Refused("The model declined to answer, or a content filter did so.", request_id=reply.request_id)
+            )
+        if reply.finish_reason == "length":
+            raise self._failed(
+                Truncated(
+                    "The answer ended at the token limit, not whole. Raise max_completion_tokens or split the text.",
+                    request_id=reply.request_id,
+                )
+            )
+        return reply.answer or None
+
+    def _failed(self, error: LLMCacheError) -> LLMCacheError:
+        return error.add(**_facts(self.call), attempts=self.attempts, cost_usd=None if self.unknown else Decimal(0))
+
+
+def _facts(call: Call) -> dict[str, Any]:
+    return {"kind": call.plan.kind, "model": call.plan.model, "key": call.key.hex()}

@@ -1,0 +1,174 @@
+"""What carries out the policy's decisions for a synchronous caller: all of it in the caller's own thread."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import uuid
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from django.views.decorators.debug import sensitive_variables
+
+from llmcache.engine.call import Call
+from llmcache.engine.flights import Flight, Landing
+from llmcache.envelope import Entry
+from llmcache.money.usage import Usage
+from llmcache.providers.base import Body, Failure, Reply
+from llmcache.tiers.stack import Found
+
+if TYPE_CHECKING:
+    from llmcache.engine.runtime import Runtime
+
+_T = TypeVar("_T")
+
+
+class BlockingPort:
+    """The port of synchronous calls; its coroutines never suspend."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._clock = runtime.clock
+
+    def now(self) -> float:
+        return self._clock.monotonic()
+
+    def jitter(self) -> float:
+        return random.random()  # noqa: S311  # spreads retries, guards nothing
+
+    async def read(self, call: Call) -> Found | None:
+        return self._runtime.tiers.read(call.key, call.max_age)
+
+    async def read_rest(self, entry: Entry) -> bytes | None:
+        return self._runtime.tiers.read_rest(entry)
+
+    async def write(self, entry: Entry, rest: bytes) -> None:
+        self._runtime.tiers.write(entry, rest)
+
+    def board(self, call: Call) -> tuple[Flight, bool]:
+        return self._runtime.flights.board(call.key)
+
+    def leads_itself(self, flight: Flight) -> bool:
+        return flight.leader == threading.get_ident()
+
+    async def wait(self, flight: Flight, seconds: float) -> Landing | None:
+        return flight.landing if flight.landed.wait(max(seconds, 0.0)) else None
+
+    def land(self, flight: Flight, landing: Landing) -> None:
+        self._runtime.flights.land(flight, landing)
+
+    def require_key(self, call: Call) -> None:
+        call.plan.provider.require_key()
+
+    @sensitive_variables()
+    async def ask(self, call: Call, body: Body, seconds: float, why: str, attempt: int) -> tuple[str, Reply | Failure]:
+        call_id = str(uuid.uuid4())
+        journal = self._runtime.journal
+        journal.started(call_id, started_facts(call, why, attempt))
+        began = self._clock.monotonic()
+        reply = call.plan.provider.call(
+            body, call_id=call_id, timeout=seconds, max_bytes=self._runtime.settings.max_value_bytes
+        )
+        latency_ms = round((self._clock.monotonic() - began) * 1_000)
+        if isinstance(reply, Reply):
+            journal.settled(call_id, settled_facts(reply, latency_ms))
+        else:
+            journal.failed(call_id, failed_facts(reply, latency_ms))
+        return call_id, reply
+
+    async def record_rejected(self, call_id: str, errors: tuple[dict[str, Any], ...]) -> None:
+        self._runtime.journal.rejected(call_id, {"errors": [str(item["type"]) for item in errors[:20]]})
+
+    async def pause(self, seconds: float) -> None:
+        self._clock.sleep(seconds)
+
+    def entry(self, call: Call, reply: Reply, attempts: int, usage: Usage | None, seconds: float) -> Entry:
+        return entry_of(call, reply, attempts, usage, seconds, self._clock.wall())
+
+
+def run(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """Return what a coroutine over a port that never suspends returns, without an event loop."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    coroutine.close()
+    raise RuntimeError("The policy suspended over the blocking port.")
+
+
+def started_facts(call: Call, why: str, attempt: int) -> dict[str, Any]:
+    """Return what the journal says of an attempt before it leaves; never a text."""
+    return {
+        "key": call.key.hex(),
+        "kind": call.plan.kind,
+        "type": call.plan.response.name,
+        "schema": call.plan.response.fingerprint,
+        "model": call.plan.model,
+        "tenant": call.tenant,
+        "why": why,
+        "attempt": attempt,
+    }
+
+
+def settled_facts(reply: Reply, latency_ms: int) -> dict[str, Any]:
+    """Return what the journal says of a reply; token counts are None when the reply does not tell them."""
+    usage = reply.usage
+    return {
+        "model": reply.model,
+        "finish": reply.finish_reason,
+        "refused": reply.refused,
+        "request_id": reply.request_id,
+        "latency_ms": latency_ms,
+        "input_tokens": usage and usage.input_tokens,
+        "cache_read_tokens": usage and usage.cache_read_tokens,
+        "output_tokens": usage and usage.output_tokens,
+    }
+
+
+def failed_facts(failure: Failure, latency_ms: int) -> dict[str, Any]:
+    """Return what the journal says of an attempt that brought no completion."""
+    error = failure.error
+    return {
+        "error": error.code,
+        "status": error.status,
+        "request_id": error.request_id,
+        "latency_ms": latency_ms,
+        "cost_usd": None if failure.cost_usd is None else str(failure.cost_usd),
+        "in_doubt": failure.in_doubt,
+    }
+
+
+@sensitive_variables()
+def entry_of(call: Call, reply: Reply, attempts: int, usage: Usage | None, seconds: float, now: float) -> Entry:
+    """Return the entry of an answer that arrived at ``now`` (wall-clock seconds)."""
+    meta: dict[str, Any] = {
+        "model": reply.model,
+        "asked": call.plan.model,
+        "kind": call.plan.kind,
+        "type": call.plan.response.name,
+        "schema": call.plan.response.fingerprint,
+        "finish": reply.finish_reason,
+        "request_id": reply.request_id,
+        "tags": call.tags,
+        "attempts": attempts,
+        "usage": None
+        if usage is None
+        else {
+            "input_tokens": usage.input_tokens,
+            "cache_read_tokens": usage.cache_read_tokens,
+            "output_tokens": usage.output_tokens,
+        },
+        "origin": "provider",
+    }
+    fresh_until = now + call.max_age
+    return Entry(
+        key=call.key,
+        # A lone surrogate in an answer cannot be UTF-8: kept as it is, it does not pass validation.
+        answer=(reply.answer or "").encode(errors="surrogatepass"),
+        written_at=now,
+        fresh_until=fresh_until,
+        stale_until=fresh_until,
+        latency_ms=round(seconds * 1_000),
+        meta=json.dumps(meta, separators=(",", ":")).encode(),
+    )

@@ -1,0 +1,89 @@
+"""What the calls of one process share: tiers, flights, plans, providers and journal, made from the settings."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+from django.db import DEFAULT_DB_ALIAS, connections
+
+from llmcache import conf, keys
+from llmcache.clock import Clock
+from llmcache.engine.flights import Flights
+from llmcache.exceptions import ConfigurationError
+from llmcache.money.journal import Journal
+from llmcache.plans import Plan, Plans
+from llmcache.providers.openai_provider import OpenAIProvider
+from llmcache.tiers.configured import configured_tiers
+
+
+class Runtime:
+    """Everything that calls of one process share."""
+
+    def __init__(self, settings: conf.Settings, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.clock = clock or Clock()
+        self.namespace = settings.namespace or _default_namespace()
+        self.tiers = configured_tiers(settings, self.namespace, self.clock)
+        memory = self.tiers.memory
+        self.memory = memory.store if memory else None
+        self.plans = Plans(memory.name if memory else None)
+        self.flights = Flights()
+        self.journal = Journal(
+            settings.journal or conf.default_journal(),
+            self.namespace,
+            fsync=settings.journal_fsync,
+            clock=self.clock.wall,
+        )
+        self._providers: dict[str, OpenAIProvider] = {}
+        self._lock = threading.Lock()
+        # What the hit path compares, in the form in which it compares it.
+        self.monotonic = self.clock.monotonic
+        self.max_age = float("inf") if settings.ttl is None else settings.ttl
+        self.max_text_bytes = settings.max_text_bytes
+
+    def provider(self, alias: str) -> OpenAIProvider:
+        """Return the provider of an alias. Raises ``ConfigurationError`` for one that is not in ``PROVIDERS``."""
+        provider = self._providers.get(alias)
+        if provider is None:
+            known = self.settings.providers
+            if alias not in known:
+                raise ConfigurationError(
+                    f"There is no provider {alias!r} in LLMCACHE['PROVIDERS'] (there are: {', '.join(sorted(known))}). "
+                    "Add it there, or write the model as 'provider/model'."
+                )
+            with self._lock:
+                provider = self._providers.setdefault(alias, OpenAIProvider(alias, known[alias]))
+        return provider
+
+    def plan(self, annotation: Any, model: str, system: str | None, kind: str | None, params: dict[str, Any]) -> Plan:
+        """Return the plan for these; ``model`` is ``provider/model``."""
+        alias, slash, name = model.partition("/")
+        if not slash or not name:
+            raise ConfigurationError(
+                f"model= must name a provider and a model, as in 'openai/gpt-5-mini'; got {model!r}."
+            )
+        provider = self.provider(alias)
+        return self.plans.get(annotation, provider, name, system, kind, self.settings.version, params)
+
+    def close(self) -> None:
+        """Close files and connections; entries stay where they are."""
+        self.journal.close()
+        for provider in self._providers.values():
+            provider.close()
+
+    def reset_after_fork(self) -> None:
+        """Make locks and flights anew in a child; journal and tiers see to themselves."""
+        self._lock = threading.Lock()
+        self.flights.reset_after_fork()
+        self.plans.reset_after_fork()
+        for provider in self._providers.values():
+            provider.reset_after_fork()
+
+
+def _default_namespace() -> str:
+    # The connection's own settings: a test run's database has another name than the project's.
+    return keys.default_namespace(
+        os.environ.get("DJANGO_SETTINGS_MODULE", ""), dict(connections[DEFAULT_DB_ALIAS].settings_dict)
+    )

@@ -1,0 +1,142 @@
+"""The bytes of an entry: what a tier keeps, and how they are read without trust.
+
+One byte string: a fixed binary header, the provider's own answer text, the ids of the invalidations it has seen, and
+meta facts as JSON. A hit needs the header and the answer only. Anything that is not whole, not of this format, or not
+for this key is a miss: ``decode`` returns None and never raises.
+
+Layout, little-endian::
+
+    4   magic          first byte is no digit and no printable character: some clients turn numeric bytes to int
+    1   format         1
+    1   flags          1 = supplement; 2 = the check is a MAC
+    2   reserved       0
+    32  key            the request's own key: a reply meant for another request is a miss
+    16  check          CRC-32 of all other bytes in its first four, or a MAC of sixteen
+    8   written_at     float, seconds since the epoch
+    8   fresh_until    float, seconds since the epoch; infinity = no expiry
+    8   stale_until    float, as above
+    8   cost           integer of 10**-12 US dollars; -1 = not known
+    4   latency_ms
+    4   length of the answer      4   of the seen ids      4   of the meta facts
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from typing import Any, Final, cast
+from zlib import crc32
+
+FORMAT: Final = 1
+MAGIC: Final = b"\xf1LMC"
+SUPPLEMENT: Final = 1
+UNKNOWN_COST: Final = -1
+SEEN_ID_BYTES: Final = 16
+MAX_SEEN: Final = 64
+
+_HEADER = struct.Struct("<4sBBH32s16sdddqIIII")
+_CHECK = slice(40, 56)
+_CHECK_PADDING = b"\0" * 12
+
+
+@dataclass(slots=True)
+class Entry:
+    """An answer with what is needed to decide whether it may be served."""
+
+    key: bytes
+    answer: bytes
+    """The provider's own answer text, UTF-8; hit and miss validate these same bytes."""
+    written_at: float
+    """Wall-clock seconds at which the answer was received."""
+    fresh_until: float
+    """Wall-clock seconds; infinity when it does not expire."""
+    stale_until: float
+    cost: int = UNKNOWN_COST
+    """What making it cost, all attempts included, in 10**-12 US dollars."""
+    latency_ms: int = 0
+    seen: bytes = b""
+    meta: bytes = b"{}"
+
+    def facts(self) -> dict[str, Any]:
+        """Return the meta facts; an empty dict when they cannot be read."""
+        try:
+            facts: Any = json.loads(self.meta)
+        except (ValueError, RecursionError):
+            return {}
+        return cast("dict[str, Any]", facts) if isinstance(facts, dict) else {}
+
+
+def encode(entry: Entry, *, flags: int = 0) -> bytes:
+    """Return the bytes of an entry for a tier to keep."""
+    head = _HEADER.pack(
+        MAGIC,
+        FORMAT,
+        flags,
+        0,
+        entry.key,
+        b"",
+        entry.written_at,
+        entry.fresh_until,
+        entry.stale_until,
+        entry.cost,
+        min(entry.latency_ms, 2**32 - 1),
+        len(entry.answer),
+        len(entry.seen),
+        len(entry.meta),
+    )
+    body = entry.answer + entry.seen + entry.meta
+    check = crc32(body, crc32(head[_CHECK.stop :], crc32(head[: _CHECK.start])))
+    return b"".join((head[: _CHECK.start], check.to_bytes(4, "little"), _CHECK_PADDING, head[_CHECK.stop :], body))
+
+
+def decode(data: object, key: bytes, *, flags: int = 0) -> Entry | None:
+    """Return the entry that these bytes hold for this key, or None for anything else.
+
+    The lengths that the header announces are compared with the bytes that are there before anything is cut out, so
+    that nothing is allocated on the word of a stranger.
+    """
+    if type(data) is not bytes or len(data) < _HEADER.size:
+        return None
+    (
+        magic,
+        version,
+        found_flags,
+        reserved,
+        found_key,
+        check,
+        written_at,
+        fresh_until,
+        stale_until,
+        cost,
+        latency_ms,
+    ) = (fields := _HEADER.unpack_from(data))[:11]
+    answer_end = _HEADER.size + fields[11]
+    seen_end = answer_end + fields[12]
+    if (
+        magic != MAGIC
+        or version != FORMAT
+        or found_flags != flags
+        or reserved
+        or found_key != key
+        or len(data) != seen_end + fields[13]
+        or fields[12] % SEEN_ID_BYTES
+        or fields[12] > MAX_SEEN * SEEN_ID_BYTES
+        or cost < UNKNOWN_COST
+    ):
+        return None
+    view = memoryview(data)
+    expected = crc32(view[_CHECK.stop :], crc32(view[: _CHECK.start]))
+    if check[:4] != expected.to_bytes(4, "little") or check[4:] != _CHECK_PADDING:
+        return None
+    return Entry(
+        key=key,
+        answer=data[_HEADER.size : answer_end],
+        written_at=written_at,
+        fresh_until=fresh_until,
+        stale_until=stale_until,
+        cost=cost,
+        latency_ms=latency_ms,
+        seen=data[answer_end:seen_end],
+        meta=data[seen_end:],
+    )

@@ -1,0 +1,285 @@
+"""The front door: ``extract`` and its sisters, and ``Extractor``, which has the same with defaults bound."""
+
+from __future__ import annotations
+
+# The public twin raises where there is no loop, which would cost a hit 0.3 µs.
+from asyncio import _get_running_loop as running_loop  # pyright: ignore[reportPrivateUsage]
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
+
+from pydantic import ValidationError
+
+from llmcache import request
+from llmcache.engine import counts, process
+from llmcache.engine.call import Answered, Call, Outcome, Reason
+from llmcache.exceptions import AsyncContext
+from llmcache.money.usage import Usage
+from llmcache.request import NOT_GIVEN, CacheUse, NotGiven
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+
+    from llmcache.plans import Plan
+
+T = TypeVar("T")
+
+_OPTIONS: Final = (
+    *("model", "system", "kind", "ttl", "tenant", "subject", "tags", "version", "variant", "cache", "timeout"),
+    *("max_retries", "max_reasks", "unkeyed"),
+)
+_NONE_GIVEN: Final = (NOT_GIVEN,) * len(_OPTIONS)
+_NO_HIT: Final = object()
+
+
+@dataclass(frozen=True)
+class Extraction(Generic[T]):
+    """A value and how it came about."""
+
+    value: T
+    """The validated value, a fresh object for this caller."""
+    outcome: Outcome
+    """``"hit"``, ``"miss"``, ``"collapsed"`` (answered by another caller's provider call) or ``"bypass"``."""
+    reason: Reason | None
+    """Why the provider was asked; None when it was not."""
+    tier: str | None
+    """The tier that answered; None when none did."""
+    age_seconds: float
+    """How long ago the provider gave this answer."""
+    ttl_left_seconds: float | None
+    """How long it may still be served; None when it does not expire."""
+    key: str
+    """The key of the request, in hex."""
+    usage: Usage | None
+    """Tokens that this very call consumed; None when it consumed none, or the provider did not tell."""
+    latency_ms: float
+    """How long this call took."""
+    attempts: int
+    """How many attempts left for the provider during this call; 0 on a hit."""
+    origin: str
+    """Who made the answer: ``"provider"``."""
+    _parts: tuple[Plan, bytes, bytes | None] = field(repr=False, compare=False)
+
+    @cached_property
+    def completion(self) -> Any:
+        """The provider's own completion object; None when the part it is made of was evicted."""
+        plan, answer, rest = self._parts
+        return None if rest is None else plan.provider.completion(rest, answer)
+
+
+class Extractor:
+    """The functions of llmcache with defaults bound, e.g. one tenant's; cheap to make, safe to share between threads.
+
+    Takes the options of ``extract``; what a call passes wins over what is bound, and parameters for the provider are
+    merged by name.
+    """
+
+    def __init__(self, **defaults: Any) -> None:
+        options = {name: value for name, value in defaults.items() if name in _OPTIONS}
+        params = {name: value for name, value in defaults.items() if name not in _OPTIONS}
+        request.split_params(params, options.get("unkeyed"))
+        self._options = options
+        self._params = params
+        self._plain = not defaults
+
+    def extract(
+        self,
+        content: str,
+        response_model: TypeForm[T],
+        *,
+        model: str | NotGiven = NOT_GIVEN,
+        system: str | NotGiven | None = NOT_GIVEN,
+        kind: str | NotGiven = NOT_GIVEN,
+        ttl: float | timedelta | NotGiven | None = NOT_GIVEN,
+        tenant: str | NotGiven | None = NOT_GIVEN,
+        subject: str | NotGiven | None = NOT_GIVEN,
+        tags: Collection[str] | NotGiven = NOT_GIVEN,
+        version: str | NotGiven | None = NOT_GIVEN,
+        variant: str | int | NotGiven | None = NOT_GIVEN,
+        cache: CacheUse | NotGiven = NOT_GIVEN,
+        timeout: float | timedelta | NotGiven = NOT_GIVEN,
+        max_retries: int | NotGiven = NOT_GIVEN,
+        max_reasks: int | NotGiven = NOT_GIVEN,
+        unkeyed: Collection[str] | NotGiven = NOT_GIVEN,
+        **params: Any,
+    ) -> T:
+        """Return what a language model reads out of a text, as a validated value; a repeat is answered from the cache.
+
+        ``content``: the text. ``response_model``: a BaseModel, dataclass, TypedDict, Enum, Literal, Union, list or
+        dict of these. ``model``: ``"provider/model"``. ``system``: the system prompt. ``kind``: what the answer is
+        for, in settings and reports; the type's name by default. ``ttl``: seconds or timedelta that an answer may be
+        old; None = any age, 0 = ask and do not store. ``tenant``, ``subject``, ``tags``, ``version``, ``variant``:
+        parts of the key. ``cache``: ``"use"``, ``"bypass"`` (ask, touch no tier) or ``"only"`` (never ask).
+        ``timeout``: seconds for the whole call, retries included. ``max_retries``: further attempts when one fails on
+        the way. ``max_reasks``: further questions when an answer does not pass validation. ``unkeyed``: names among
+        ``params`` that are sent and not in the key. ``params``: sent to the provider as they are, and in the key.
+
+        Raises ``ConfigurationError``, ``InvalidRequest`` (``UnsupportedType``, ``InvalidText``, ``InputTooLarge``),
+        ``ProviderError`` (``ProviderUnavailable``, ``RateLimited``, ``ProviderTimeout``, ``AuthenticationFailed``),
+        ``ExtractionFailed`` (``Refused``, ``Truncated``, ``ValidationFailed``), ``NotCached``, ``FlightTimeout``,
+        ``RecursiveExtract``, ``AsyncContext``. A tier that is down raises nothing: that is a miss.
+
+        A hit in memory takes some microseconds, does no I/O and takes no lock.
+        """
+        options = (
+            *(model, system, kind, ttl, tenant, subject, tags, version, variant, cache, timeout),
+            *(max_retries, max_reasks, unkeyed),
+        )
+        if self._plain and not params and options == _NONE_GIVEN:
+            value = _plain_hit(content, response_model)
+            if value is not _NO_HIT:
+                return value
+        return self._answer("extract", content, response_model, options, params)[0].value
+
+    def extract_with_completion(
+        self,
+        content: str,
+        response_model: TypeForm[T],
+        *,
+        model: str | NotGiven = NOT_GIVEN,
+        system: str | NotGiven | None = NOT_GIVEN,
+        kind: str | NotGiven = NOT_GIVEN,
+        ttl: float | timedelta | NotGiven | None = NOT_GIVEN,
+        tenant: str | NotGiven | None = NOT_GIVEN,
+        subject: str | NotGiven | None = NOT_GIVEN,
+        tags: Collection[str] | NotGiven = NOT_GIVEN,
+        version: str | NotGiven | None = NOT_GIVEN,
+        variant: str | int | NotGiven | None = NOT_GIVEN,
+        cache: CacheUse | NotGiven = NOT_GIVEN,
+        timeout: float | timedelta | NotGiven = NOT_GIVEN,
+        max_retries: int | NotGiven = NOT_GIVEN,
+        max_reasks: int | NotGiven = NOT_GIVEN,
+        unkeyed: Collection[str] | NotGiven = NOT_GIVEN,
+        **params: Any,
+    ) -> tuple[T, Any]:
+        """Return the value and the provider's own completion object, also on a hit.
+
+        Arguments and errors as ``extract``. Where the completion was evicted while the answer was not, this is a miss.
+        The usage in a completion is what making it took: on a hit it was not spent again.
+        """
+        options = (
+            *(model, system, kind, ttl, tenant, subject, tags, version, variant, cache, timeout),
+            *(max_retries, max_reasks, unkeyed),
+        )
+        answered, call, _ = self._answer(
+            "extract_with_completion", content, response_model, options, params, needs_completion=True
+        )
+        return answered.value, call.plan.provider.completion(answered.rest or b"", answered.entry.answer)
+
+    def extract_with_info(
+        self,
+        content: str,
+        response_model: TypeForm[T],
+        *,
+        model: str | NotGiven = NOT_GIVEN,
+        system: str | NotGiven | None = NOT_GIVEN,
+        kind: str | NotGiven = NOT_GIVEN,
+        ttl: float | timedelta | NotGiven | None = NOT_GIVEN,
+        tenant: str | NotGiven | None = NOT_GIVEN,
+        subject: str | NotGiven | None = NOT_GIVEN,
+        tags: Collection[str] | NotGiven = NOT_GIVEN,
+        version: str | NotGiven | None = NOT_GIVEN,
+        variant: str | int | NotGiven | None = NOT_GIVEN,
+        cache: CacheUse | NotGiven = NOT_GIVEN,
+        timeout: float | timedelta | NotGiven = NOT_GIVEN,
+        max_retries: int | NotGiven = NOT_GIVEN,
+        max_reasks: int | NotGiven = NOT_GIVEN,
+        unkeyed: Collection[str] | NotGiven = NOT_GIVEN,
+        **params: Any,
+    ) -> Extraction[T]:
+        """Return the value with how it came about. Arguments and errors as ``extract``."""
+        options = (
+            *(model, system, kind, ttl, tenant, subject, tags, version, variant, cache, timeout),
+            *(max_retries, max_reasks, unkeyed),
+        )
+        answered, call, took = self._answer("extract_with_info", content, response_model, options, params)
+        now = process.current()
+        entry, age = answered.entry, max(now.clock.wall() - answered.entry.written_at, 0.0)
+        rest = answered.rest if answered.rest is not None else now.tiers.read_rest(entry)
+        left = min(call.max_age - age, entry.fresh_until - entry.written_at - age)
+        return Extraction(
+            value=answered.value,
+            outcome=answered.outcome,
+            reason=answered.reason,
+            tier=answered.tier,
+            age_seconds=age,
+            ttl_left_seconds=None if left == float("inf") else max(left, 0.0),
+            key=entry.key.hex(),
+            usage=answered.usage,
+            latency_ms=took * 1_000,
+            attempts=answered.attempts,
+            origin=str(entry.facts().get("origin", "provider")),
+            _parts=(call.plan, entry.answer, rest),
+        )
+
+    def _answer(
+        self,
+        name: str,
+        content: Any,
+        response_model: Any,
+        options: tuple[Any, ...],
+        params: dict[str, Any],
+        *,
+        needs_completion: bool = False,
+    ) -> tuple[Answered, Call, float]:
+        if running_loop() is not None:
+            _raise_async_context(name)
+        from llmcache.answering import answer
+
+        given = {name: value for name, value in zip(_OPTIONS, options, strict=True) if value is not NOT_GIVEN}
+        return answer(
+            process.current(),
+            content,
+            response_model,
+            {**self._options, **given},
+            {**self._params, **params},
+            needs_completion=needs_completion,
+        )
+
+
+def _plain_hit(content: Any, response_model: Any) -> Any:
+    """Return the value of a call without options that memory answers, or ``_NO_HIT``.
+
+    This is the way of nearly all calls, so it does nothing that another way can do: whatever is unusual is no hit.
+    """
+    if running_loop() is not None:
+        _raise_async_context("extract")
+    now = process.current()
+    plan = now.plans.plain(response_model)
+    if plan is None or now.memory is None or type(content) is not str:
+        return _NO_HIT
+    try:
+        data = content.encode()
+    except UnicodeEncodeError:
+        return _NO_HIT
+    if not 0 < len(data) <= now.max_text_bytes:
+        return _NO_HIT
+    state = plan.plain.copy()
+    state.update(data)
+    held = now.memory.get(state.digest())
+    if held is None:
+        return _NO_HIT
+    clock = now.monotonic()
+    if clock >= held.expires or clock - held.written >= now.max_age:
+        return _NO_HIT
+    try:
+        value = plan.validate(held.answer)
+    except ValidationError:
+        return _NO_HIT
+    counts.count(plan.memory_hit)
+    return value
+
+
+def _raise_async_context(name: str) -> NoReturn:
+    raise AsyncContext(
+        f"llmcache.{name}() was called in a thread whose event loop is running, and would stop it. "
+        f"Call it through asgiref.sync.sync_to_async(llmcache.{name})."
+    )
+
+
+_default = Extractor()
+extract = _default.extract
+extract_with_completion = _default.extract_with_completion
+extract_with_info = _default.extract_with_info

@@ -1,0 +1,192 @@
+"""Plans: what does not depend on the content of a call, compiled once.
+
+A plan holds a response type made ready, the body with a hole where the content goes, and the hash state of everything
+in a key that comes before the scope. A class is looked up by identity; other types by their structure, tagged with
+types, because Python calls ``Union[A, B]`` and ``Union[B, A]``, ``Literal[1]`` and ``Literal[True]`` equal, though
+their schemas differ. All tables are bounded: a prompt with a user's name in it makes a plan per call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any, Final
+
+from llmcache import keys
+from llmcache.exceptions import InvalidRequest
+from llmcache.response_types import ResponseType, response_type, structure
+
+if TYPE_CHECKING:
+    from llmcache.providers.base import Provider
+
+MAX_PLANS: Final = 1_024
+MAX_KIND: Final = 100
+
+logger = logging.getLogger("llmcache.call")
+
+
+class Plan:
+    """One response type asked of one model with one set of parameters."""
+
+    __slots__ = ("body", "kind", "memory_hit", "model", "plain", "provider", "response", "state", "system", "validate")
+
+    def __init__(
+        self,
+        response: ResponseType,
+        provider: Provider,
+        model: str,
+        system: str | None,
+        kind: str,
+        version: str,
+        params: dict[str, Any],
+        memory: str | None,
+    ) -> None:
+        self.response = response
+        self.provider = provider
+        self.model = f"{provider.alias}/{model}"
+        self.system = system
+        self.kind = kind
+        self.body = provider.body(model, system, response.schema, params)
+        self.validate = response.validate
+        self.memory_hit = (kind, self.model, memory, "hit")
+        self.state = keys.plan_state(
+            identity=provider.identity,
+            kind=kind,
+            type_name=response.name,
+            version=version,
+            head=_head(self.body, params),
+        )
+        self.plain = self.state.copy()
+        self.plain.update(keys.NO_SCOPE)
+
+    def key(self, scope: bytes, content: bytes) -> bytes:
+        """Return the key of a content asked under a scope."""
+        state = self.state.copy()
+        state.update(scope)
+        state.update(content)
+        return state.digest()
+
+
+def _head(body: dict[str, Any], params: dict[str, Any]) -> bytes:
+    try:
+        return keys.canonical_json(body)
+    except (TypeError, ValueError, RecursionError):
+        pass
+    # Say which parameter it was: the encoder's own message would name a type and nothing else.
+    for name, value in params.items():
+        try:
+            keys.canonical_json(value)
+        except (TypeError, ValueError, RecursionError):
+            raise InvalidRequest(
+                f"The parameter {name}= is no JSON: it takes str, int, finite float, bool, None, "
+                "and lists and dicts with string keys of them, in UTF-8."
+            ) from None
+    raise InvalidRequest("The model's name or the system prompt cannot be encoded as UTF-8.")
+
+
+class Plans:
+    """The plans of one runtime."""
+
+    def __init__(self, memory: str | None) -> None:
+        self._memory = memory
+        self._lock = threading.Lock()
+        self._plans: OrderedDict[Hashable, Plan] = OrderedDict()
+        self._types: OrderedDict[Hashable, ResponseType] = OrderedDict()
+        self._kinds: dict[str, tuple[str, str]] = {}
+        self._by_identity: dict[int, Plan] = {}
+
+    def plain(self, annotation: Any) -> Plan | None:
+        """Return the plan of a call without options for the very object that it was made of; takes no lock."""
+        plan = self._by_identity.get(id(annotation))
+        if plan is None or plan.response.annotation is not annotation or not plan.response.current():
+            return None
+        return plan
+
+    def keep_plain(self, annotation: Any, plan: Plan) -> None:
+        """Let ``plain`` find a plan from now on; not for types written inline, which are new objects each time."""
+        if plan.response.annotation is annotation:
+            with self._lock:
+                if len(self._by_identity) >= MAX_PLANS:
+                    self._by_identity.clear()
+                self._by_identity[id(annotation)] = plan
+
+    def get(
+        self,
+        annotation: Any,
+        provider: Provider,
+        model: str,
+        system: str | None,
+        kind: str | None,
+        version: str,
+        params: dict[str, Any],
+    ) -> Plan:
+        """Return the plan for these, compiled at the first call.
+
+        Raises ``UnsupportedType`` for a type that cannot be used, ``InvalidRequest`` for a parameter that is no JSON.
+        """
+        response = self._response(annotation)
+        lookup = (id(response), provider.alias, model, system, kind, _params_key(params))
+        plan = self._plans.get(lookup)
+        if plan is None or plan.response is not response:
+            plan = Plan(
+                response, provider, model, system, kind or default_kind(response), version, params, self._memory
+            )
+            self._warn_of_shared_kind(plan)
+            with self._lock:
+                self._plans[lookup] = plan
+                while len(self._plans) > MAX_PLANS:
+                    self._plans.popitem(last=False)
+        return plan
+
+    def reset_after_fork(self) -> None:
+        """Take a new lock: the old one may have been held by a thread that the child does not have."""
+        self._lock = threading.Lock()
+
+    def _response(self, annotation: Any) -> ResponseType:
+        lookup = structure(annotation)
+        response = self._types.get(lookup)
+        if response is None or not response.current():
+            response = response_type(annotation)
+            with self._lock:
+                self._types[lookup] = response
+                while len(self._types) > MAX_PLANS:
+                    self._types.popitem(last=False)
+        return response
+
+    def _warn_of_shared_kind(self, plan: Plan) -> None:
+        here = (plan.response.module, plan.response.name)
+        there = self._kinds.setdefault(plan.kind, here) if len(self._kinds) < MAX_PLANS else here
+        if there != here and there[1] == here[1]:
+            self._kinds[plan.kind] = here
+            logger.warning(
+                "The response types %s.%s and %s.%s share the kind %r: settings and reports take them for one. "
+                "Pass kind= to tell them apart.",
+                *there,
+                *here,
+                plan.kind,
+            )
+
+
+def _params_key(params: dict[str, Any]) -> Hashable:
+    if not params:
+        return None
+    types: tuple[type[object], ...] = tuple(map(type, params.values()))
+    if all(kind in (str, int, float, bool, type(None)) for kind in types):
+        # 1, 1.0 and True are one key of a dict, and so are 0.0 and -0.0: tagged, they are not.
+        values = (repr(value) if type(value) is float else value for value in params.values())
+        return (*params, *types, *values)
+    try:
+        return keys.canonical_json(params)
+    except (TypeError, ValueError, RecursionError):
+        return object()  # equal to nothing: compiling the plan says what is wrong
+
+
+def default_kind(response: ResponseType) -> str:
+    """Return the kind of a type when the caller names none: its name, shortened with a hash when it is long."""
+    name = response.name
+    if len(name) <= MAX_KIND:
+        return name
+    return f"{name[: MAX_KIND - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

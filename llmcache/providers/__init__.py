@@ -1,0 +1,1 @@
+"""Providers: who is asked, and what is sent to them."""

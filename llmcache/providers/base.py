@@ -1,0 +1,94 @@
+"""What the engine asks of a provider, and what it gets back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final, Protocol
+
+from llmcache.exceptions import ProviderError
+from llmcache.money.usage import Usage
+from llmcache.providers.schema import ResponseSchema
+
+Body = dict[str, Any]
+"""A request's body as JSON data."""
+
+# Sent and obeyed by the transport or the provider's own books; they do not change what a model answers.
+TRANSPORT_FIELDS: Final = frozenset(
+    {"stream", "stream_options", "user", "safety_identifier", "metadata", "prompt_cache_key", "store"}
+)
+RESERVED_FIELDS: Final = frozenset(
+    {"messages", "response_format", "stream", "tools", "n", "extra_body", "extra_headers", "extra_query"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A completion that arrived whole."""
+
+    answer: str | None
+    """The text the model gave; None when there is none."""
+    finish_reason: str | None
+    refused: bool
+    model: str | None
+    """The model that really answered."""
+    usage: Usage | None
+    """None when the reply does not say, or says what cannot be."""
+    request_id: str | None
+    rest: bytes
+    """The completion as JSON, with a hole where the answer was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An attempt that brought no completion."""
+
+    error: ProviderError
+    """Never raised yet, so that it carries no traceback with the user's text."""
+    cost_usd: Decimal | None
+    """Zero when it is known that nothing was charged, None when it is not known."""
+    in_doubt: bool
+    """Whether the provider may have charged for it without our hearing of it."""
+    retry: bool
+    """Whether the same request may succeed in a moment."""
+    retry_after: float | None = None
+    """Seconds that the provider asked to wait."""
+
+
+class Provider(Protocol):
+    """A language model behind an API. All methods may be called from many threads at once."""
+
+    @property
+    def alias(self) -> str:
+        """Name of the provider in settings."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """What names the provider in keys."""
+        ...
+
+    def require_key(self) -> None:
+        """Raise ``ConfigurationError`` when a call could not be made for want of a key."""
+        ...
+
+    def body(self, model: str, system: str | None, schema: ResponseSchema, params: Mapping[str, Any]) -> Body:
+        """Return the body without the user's content, in the order in which it is hashed."""
+        ...
+
+    def prepare(self, body: Body, content: str, unkeyed: Mapping[str, Any]) -> Body:
+        """Return the body that is sent: a copy with the content in its place."""
+        ...
+
+    def ask_again(self, body: Body, answer: str, errors: tuple[dict[str, Any], ...]) -> Body:
+        """Return a body that shows the model its answer and what did not pass."""
+        ...
+
+    def call(self, body: Body, *, call_id: str, timeout: float, max_bytes: int) -> Reply | Failure:
+        """Make one attempt and return what became of it; ``timeout`` bounds the whole of it, in seconds."""
+        ...
+
+    def completion(self, rest: bytes, answer: bytes) -> Any:
+        """Return the provider's own completion object, made of its parts."""
+        ...

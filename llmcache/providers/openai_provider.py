@@ -1,0 +1,300 @@
+"""Chat completions over OpenAI's API, and over every server that speaks it.
+
+The body that is hashed is the body that is sent, with ``create`` of the real SDK, so that tracing tools see the call.
+``parse`` is never used: its errors lose the usage that was paid for. The SDK's own retries are off: they would make
+three paid calls look like one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import threading
+import time
+from collections.abc import Mapping
+from decimal import Decimal
+from email.utils import parsedate_to_datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from django.views.decorators.debug import sensitive_variables
+
+from llmcache import keys
+from llmcache.conf import ProviderSettings
+from llmcache.exceptions import (
+    AuthenticationFailed,
+    ConfigurationError,
+    ProviderError,
+    ProviderTimeout,
+    ProviderUnavailable,
+    RateLimited,
+)
+from llmcache.money.usage import Usage
+from llmcache.providers.base import RESERVED_FIELDS, Body, Failure, Reply
+from llmcache.providers.schema import ResponseSchema, response_format
+
+if TYPE_CHECKING:
+    import openai
+
+DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
+_RETRIED: Final = frozenset({408, 409, 429})
+_FREE: Final = Decimal(0)
+
+
+class OpenAIProvider:
+    """One alias of ``PROVIDERS``."""
+
+    def __init__(self, alias: str, settings: ProviderSettings) -> None:
+        self.alias = alias
+        self._given_key = settings.api_key
+        # Only the alias 'openai' takes the SDK's variables: another one must not send its texts to where they point.
+        self._environment: Mapping[str, str] = os.environ if alias == "openai" else {}
+        base_url = settings.base_url or self._environment.get("OPENAI_BASE_URL") or None
+        if base_url is None and alias != "openai":
+            raise ConfigurationError(
+                f"LLMCACHE['PROVIDERS'][{alias!r}] has no 'base_url'. Add it: only 'openai' has one by default."
+            )
+        self._base_url = base_url or DEFAULT_BASE_URL
+        self.identity = (
+            f"{alias} {settings.identity}" if settings.identity else keys.provider_identity(alias, self._base_url)
+        )
+        self._lock = threading.Lock()
+        self._client: openai.OpenAI | None = None
+        self._pid = 0
+
+    @property
+    def _api_key(self) -> str | None:
+        return self._given_key or self._environment.get("OPENAI_API_KEY") or None
+
+    def require_key(self) -> None:
+        """Raise ``ConfigurationError`` when there is no API key to call with."""
+        if self._api_key is None:
+            variable = " or the variable OPENAI_API_KEY" if self.alias == "openai" else ""
+            raise ConfigurationError(
+                f"There is no API key for the provider {self.alias!r}: "
+                f"set LLMCACHE['PROVIDERS'][{self.alias!r}]['api_key']{variable}. Cached answers need none."
+            )
+
+    def body(self, model: str, system: str | None, schema: ResponseSchema, params: Mapping[str, Any]) -> Body:
+        """Return the body without the user's content: no hidden prompt, so that no upgrade moves keys."""
+        messages = [] if system is None else [{"role": "system", "content": system}]
+        named = {name: params[name] for name in sorted(params)}
+        return {"model": model, "messages": messages, "response_format": response_format(schema), **named}
+
+    def prepare(self, body: Body, content: str, unkeyed: Mapping[str, Any]) -> Body:
+        """Return the body that is sent."""
+        return {**body, "messages": [*body["messages"], {"role": "user", "content": content}], **unkeyed}
+
+    def ask_again(self, body: Body, answer: str, errors: tuple[dict[str, Any], ...]) -> Body:
+        """Return a body that shows the model its answer and what did not pass."""
+        found = "\n".join(f"- {'.'.join(map(str, item['loc'])) or 'the whole'}: {item['type']}" for item in errors)
+        mend = f"This answer does not pass validation:\n{found}\nAnswer again, whole, and mend these."
+        turns = [{"role": "assistant", "content": answer}, {"role": "user", "content": mend}]
+        return {**body, "messages": [*body["messages"], *turns]}
+
+    @sensitive_variables()
+    def call(self, body: Body, *, call_id: str, timeout: float, max_bytes: int) -> Reply | Failure:
+        """Make one attempt; see ``Provider.call``."""
+        import httpx2
+        import openai
+
+        from llmcache.providers.deadline import bounded
+
+        known = _sdk_parameters()
+        fields = {name: value for name, value in body.items() if name in known}
+        others = {name: value for name, value in body.items() if name not in known}
+        with bounded(timeout, max_bytes) as bounds:
+            try:
+                # Whatever the caller passed is passed on: the SDK's overloads cannot know it.
+                create: Any = self._connected().chat.completions.with_streaming_response.create
+                with create(
+                    **fields,
+                    extra_body=others or None,
+                    extra_headers={"X-Client-Request-Id": call_id, "Accept-Encoding": "identity"},
+                    timeout=timeout,
+                ) as response:
+                    data = bytearray()
+                    for chunk in response.iter_bytes():
+                        data += chunk
+                        if len(data) > max_bytes:
+                            return _too_large(max_bytes)
+                    return _reply(bytes(data), response.headers.get("x-request-id"), response.status_code)
+            except openai.APIStatusError as error:
+                return _refused_by_status(error)
+            except (openai.APIConnectionError, httpx2.HTTPError, httpx2.StreamError) as error:
+                return _too_large(max_bytes) if bounds.exceeded else _lost(error)
+
+    @sensitive_variables()
+    def completion(self, rest: bytes, answer: bytes) -> Any:
+        """Return the SDK's ``ChatCompletion``, as ``create`` would have returned it."""
+        from openai.types.chat import ChatCompletion
+
+        facts: dict[str, Any] = json.loads(rest)
+        facts["choices"][0]["message"]["content"] = answer.decode()
+        return ChatCompletion.construct(None, **facts)
+
+    def _connected(self) -> openai.OpenAI:
+        import httpx2
+        import openai
+
+        from llmcache.providers.deadline import DeadlineTransport
+
+        with self._lock:
+            key = self._api_key
+            # A forked child must not talk on its parent's sockets.
+            if self._client is None or self._pid != os.getpid() or self._client.api_key != key:
+                self._client = openai.OpenAI(
+                    api_key=key,
+                    base_url=self._base_url,
+                    max_retries=0,
+                    # A redirect could carry the key to another host.
+                    http_client=httpx2.Client(transport=DeadlineTransport(), follow_redirects=False),
+                )
+                self._pid = os.getpid()
+            return self._client
+
+    def reset_after_fork(self) -> None:
+        """Take a new lock: the old one may have been held by a thread that the child does not have."""
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Close the connections."""
+        with self._lock:
+            if self._client is not None and self._pid == os.getpid():
+                self._client.close()
+            self._client = None
+
+
+@cache
+def _sdk_parameters() -> frozenset[str]:
+    from openai.resources.chat.completions import Completions
+
+    return frozenset(inspect.signature(Completions.create).parameters) - {"self", "timeout"} - RESERVED_FIELDS | {
+        "messages",
+        "response_format",
+    }
+
+
+@sensitive_variables()
+def _reply(data: bytes, request_id: str | None, status: int) -> Reply | Failure:
+    """Take a completion apart: the answer on one side, all the rest on the other."""
+    try:
+        facts: Any = json.loads(data)
+        message: dict[str, Any] = facts["choices"][0]["message"]
+        answer: Any = message.get("content")
+        finish: Any = facts["choices"][0].get("finish_reason")
+        message["content"] = None
+        rest = json.dumps(facts, separators=(",", ":")).encode()
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        return _unreadable(data, request_id, status)
+    return Reply(
+        answer=answer if isinstance(answer, str) else None,
+        finish_reason=finish if isinstance(finish, str) else None,
+        refused=bool(message.get("refusal")) or finish == "content_filter",
+        model=facts["model"] if isinstance(facts.get("model"), str) else None,
+        usage=_usage(facts.get("usage")),
+        request_id=request_id,
+        rest=rest,
+    )
+
+
+def _usage(told: Any) -> Usage | None:
+    """Return disjoint token classes; None when the provider does not tell them or tells what cannot be."""
+    if not isinstance(told, dict):
+        return None
+    usage = cast("dict[str, Any]", told)
+    details: Any = usage.get("prompt_tokens_details")
+    cached: Any = cast("dict[str, Any]", details).get("cached_tokens") if isinstance(details, dict) else None
+    prompt: Any = usage.get("prompt_tokens")
+    output: Any = usage.get("completion_tokens")
+    cached = cached or 0
+    # OpenAI counts cached input inside the input and reasoning inside the output.
+    if not all(type(count) is int and count >= 0 for count in (prompt, output, cached)) or cached > prompt:
+        return None
+    return Usage(prompt - cached, cached, output)
+
+
+@sensitive_variables()
+def _unreadable(data: bytes, request_id: str | None, status: int) -> Failure:
+    """Say that a reply with a good status is no completion; it may have been charged."""
+    try:
+        facts: Any = json.loads(data)
+        told = "an error object" if isinstance(facts, dict) and "error" in facts else "no completion with a choice"
+    except (ValueError, RecursionError):
+        told = "no JSON" if data else "an empty body"
+    error = ProviderError(
+        f"The provider answered {status} with {told}. Try again; when it stays so, look at what answers at 'base_url'.",
+        code="invalid_response",
+        status=status,
+        request_id=request_id,
+    )
+    return Failure(error, cost_usd=None, in_doubt=False, retry=False)
+
+
+def _too_large(max_bytes: int) -> Failure:
+    error = ProviderError(
+        f"The provider's reply is longer than LLMCACHE['MAX_VALUE_BYTES'] ({max_bytes} bytes); not all was read.",
+        code="reply_too_large",
+    )
+    return Failure(error, cost_usd=None, in_doubt=True, retry=False)
+
+
+def _refused_by_status(error: openai.APIStatusError) -> Failure:
+    status = error.status_code
+    told: dict[str, Any] = {
+        "provider_error": type(error).__name__,
+        "status": status,
+        "request_id": error.request_id,
+    }
+    retry_after = _retry_after(error.response.headers)
+    if status in (401, 403):
+        made: ProviderError = AuthenticationFailed(
+            f"The provider refused the API key ({status}). Check the provider's 'api_key' in LLMCACHE['PROVIDERS'].",
+            **told,
+        )
+    elif status == 429:
+        wait = "" if retry_after is None else f" It asks to wait {retry_after:g} s."
+        made = RateLimited(f"The provider limits the rate of calls (429).{wait}", retry_after=retry_after, **told)
+    elif status in _RETRIED or status >= 500:
+        made = ProviderUnavailable(f"The provider answered {status}. Try again later.", **told)
+    else:
+        made = ProviderError(
+            f"The provider did not accept the request ({status}). Check the model's name and the parameters.", **told
+        )
+    return Failure(
+        made, cost_usd=_FREE, in_doubt=False, retry=status in _RETRIED or status >= 500, retry_after=retry_after
+    )
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that the provider asks to wait, from ``Retry-After-Ms`` or either form of ``Retry-After``."""
+    milliseconds, told = headers.get("retry-after-ms"), headers.get("retry-after")
+    try:
+        wait = float(milliseconds) / 1_000 if milliseconds else float(told or "nan")
+    except ValueError:
+        try:
+            wait = parsedate_to_datetime(told or "").timestamp() - time.time()
+        except ValueError:
+            return None
+    return max(wait, 0.0) if wait == wait and wait < float("inf") else None
+
+
+def _lost(error: Exception) -> Failure:
+    """Say what became of an attempt whose connection gave no whole reply, and whether it may have been charged."""
+    import httpx2
+    import openai
+
+    cause = error.__cause__ if isinstance(error, openai.APIConnectionError) and error.__cause__ is not None else error
+    never_sent = isinstance(cause, (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout))
+    cost = _FREE if never_sent else None
+    name = type(cause).__name__
+    if isinstance(cause, httpx2.TimeoutException):
+        made: ProviderError = ProviderTimeout(
+            "The call's deadline passed before the provider had answered. Raise timeout= or LLMCACHE['TIMEOUT'].",
+            provider_error=name,
+        )
+        return Failure(made, cost_usd=cost, in_doubt=not never_sent, retry=False)
+    told = "could not be reached" if never_sent else "closed the connection before its answer was whole"
+    made = ProviderUnavailable(f"The provider {told} ({name}). Check 'base_url' and the network.", provider_error=name)
+    return Failure(made, cost_usd=cost, in_doubt=not never_sent, retry=True)

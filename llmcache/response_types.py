@@ -1,0 +1,182 @@
+"""Response types: what a caller names as ``response_model``, made ready to be asked for and to validate answers."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
+
+from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
+from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+from pydantic_core import SchemaError
+from typing_extensions import TypedDict
+
+from llmcache import keys
+from llmcache.exceptions import UnsupportedType
+from llmcache.providers.schema import ResponseSchema, response_schema
+
+logger = logging.getLogger("llmcache.call")
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseType:
+    """A response type made ready: its validator, its schema as sent, and its names."""
+
+    annotation: Any
+    """The type as the caller wrote it, kept alive so that its identity stays its own."""
+    name: str
+    module: str
+    schema: ResponseSchema
+    fingerprint: str
+    """SHA-256 of the schema as sent, in hex."""
+    validate: Callable[[bytes], Any]
+    """Makes a fresh value of an answer's bytes; raises pydantic's ValidationError."""
+    validator: object
+    """The class's own validator when this was made; another one there means that the class was rebuilt."""
+
+    def current(self) -> bool:
+        """Return whether the class has still the validator that this was made of."""
+        return self.validator is None or getattr(self.annotation, "__pydantic_validator__", None) is self.validator
+
+
+def _is_class(annotation: Any) -> bool:
+    # list[int] passes for an instance of type in some versions; an alias has an origin, a class has none.
+    return isinstance(annotation, type) and get_origin(annotation) is None
+
+
+def structure(annotation: Any) -> Hashable:
+    """Return a key of a type that is equal for the same type only, whatever Python's own equality says."""
+    if _is_class(annotation):
+        return annotation
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return (Literal, *((cast("type[object]", type(arg)), arg) for arg in args))
+    if origin is None or origin is Annotated or not args or isinstance(args[0], list):
+        # Not taken apart: such an object is its own key, kept alive by what is stored under it.
+        return ("identity", id(annotation))
+    return (origin, *(structure(arg) for arg in args))
+
+
+def response_type(annotation: Any) -> ResponseType:
+    """Return a response type made ready. Raises ``UnsupportedType`` that says what cannot be used and why."""
+    shown = type_name(annotation)
+    _refuse_values(annotation, shown)
+    try:
+        return _make_ready(annotation, shown)
+    except (PydanticUndefinedAnnotation, NameError) as error:
+        undefined = getattr(error, "name", None) or "a name"
+        raise UnsupportedType(
+            f"The response type {shown} refers to {undefined}, which is not defined yet. "
+            "Define it first, or call model_rebuild() on the model once it is."
+        ) from None
+    except PydanticInvalidForJsonSchema:
+        why = "a part of it has no JSON schema"
+    except PydanticSchemaGenerationError:
+        why = "pydantic cannot make a validator for a part of it"
+    except PydanticUserError as error:
+        why = (
+            "a name in it is not defined" if error.code == "class-not-fully-defined" else f"pydantic says {error.code}"
+        )
+        if error.code == "typed-dict-version":
+            why = "below Python 3.12 a TypedDict must come from typing_extensions"
+    except (SchemaError, TypeError, ValueError, RecursionError) as error:
+        why = f"pydantic raised {type(error).__name__}"
+    raise UnsupportedType(
+        f"The response type {shown} cannot be used: {why}. Use a BaseModel, dataclass, TypedDict, Enum, Literal, "
+        "Union, list or dict of types that pydantic can turn into a JSON schema."
+    )
+
+
+def type_name(annotation: Any) -> str:
+    """Return a class's own name, or an annotation as it is written, without modules."""
+    if _is_class(annotation):
+        return annotation.__name__
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return f"Literal[{', '.join(map(repr, args))}]"
+    if origin is None:
+        return getattr(annotation, "__name__", None) or type(annotation).__name__
+    if origin is Annotated:
+        return type_name(args[0])
+    name = "Union" if origin in (Union, UnionType) else origin.__name__
+    inner = ", ".join("None" if arg is type(None) else "..." if arg is ... else type_name(arg) for arg in args)
+    return f"{name}[{inner}]"
+
+
+def _refuse_values(annotation: Any, shown: str) -> None:
+    if isinstance(annotation, BaseModel):
+        raise UnsupportedType(f"response_model= is an instance of {shown}; pass the class itself.")
+    if annotation is None or isinstance(annotation, (str, bytes, int, float, dict, list, tuple, set)):
+        raise UnsupportedType(
+            f"response_model= is a value of type {shown}, not a type. "
+            "Pass a class or an annotation such as list[Ticket]."
+        )
+
+
+def _make_ready(annotation: Any, shown: str) -> ResponseType:
+    validator: Any = None
+    if _is_class(annotation) and issubclass(annotation, BaseModel):
+        if not annotation.__pydantic_complete__:
+            annotation.model_rebuild()
+        sent = response_schema(shown, annotation.model_json_schema())
+        validator = annotation.__pydantic_validator__
+        # The bare validator: pydantic's own method around it costs a third of a small hit.
+        validate: Callable[[bytes], Any] = validator.validate_json
+    else:
+        adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+        sent = response_schema(shown, adapter.json_schema())
+        validate = cast("Any", adapter.validator).validate_json
+    if sent.wrapped:
+        validate = _unwrapping(annotation)
+    if not sent.strict:
+        logger.info("The response type %s is asked for without strict mode: %s.", shown, sent.fallback_reason)
+    return ResponseType(
+        annotation=annotation,
+        name=shown,
+        module=str(getattr(cast("Any", annotation), "__module__", "")),
+        schema=sent,
+        fingerprint=hashlib.sha256(keys.canonical_json(sent.schema)).hexdigest(),
+        validate=validate,
+        validator=validator,
+    )
+
+
+def _unwrapping(annotation: Any) -> Callable[[bytes], Any]:
+    """Return a validator of ``{"value": …}`` that gives the value: what no provider takes as a root is sent so."""
+    # A class made here and now, so that each annotation has its own: the field's type is only known at run time.
+    wrapper = TypedDict("Answer", {"value": cast("Any", annotation)})  # noqa: UP013  # pyright: ignore
+    validate_json = cast("Any", TypeAdapter(wrapper)).validator.validate_json
+
+    def validate(answer: bytes) -> Any:
+        return validate_json(answer)["value"]
+
+    return validate
+
+
+def error_facts(error: ValidationError, schema: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Return location and type of what did not pass, never the input.
+
+    A location names a dict's key where the value lay under one, and such a key is the model's word about the user's
+    text: what the schema does not name is shown as ``*``.
+    """
+    known = _names(schema)
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return tuple(
+        {
+            "loc": tuple(part if isinstance(part, int) or part in known else "*" for part in item["loc"]),
+            "type": item["type"],
+        }
+        for item in found
+    )
+
+
+def _names(schema: Any) -> set[str]:
+    if isinstance(schema, dict):
+        node = cast("dict[str, Any]", schema)
+        return set(node).union(*(_names(value) for value in node.values()))
+    if isinstance(schema, list):
+        return set[str]().union(*(_names(value) for value in cast("list[Any]", schema)))
+    return {schema} if isinstance(schema, str) else set()

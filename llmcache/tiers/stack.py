@@ -1,0 +1,143 @@
+"""The tiers of one process in their order: parsed entries in memory above stores of bytes.
+
+A value found below is written above with the time it has left. Nothing here raises for a store that is down, full or
+damaged: that is a miss.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from llmcache import envelope, keys
+from llmcache.clock import Clock
+from llmcache.envelope import Entry
+from llmcache.tiers.base import ByteTier
+from llmcache.tiers.memory import MemoryStore
+
+# What a held entry takes beside its answer and its meta facts: the objects `Held` and `Entry` with their floats and
+# the key, by sys.getsizeof on CPython 3.11.
+_HELD_BYTES: Final = 480
+
+
+class Held:
+    """An entry in memory, with its times on the clock that cannot be set back."""
+
+    __slots__ = ("answer", "entry", "expires", "supplement", "written")
+
+    def __init__(self, entry: Entry, written: float, expires: float, supplement: bytes | None) -> None:
+        self.entry = entry
+        self.answer = entry.answer
+        self.written = written
+        self.expires = expires
+        self.supplement = supplement
+
+    @property
+    def size(self) -> int:
+        """Bytes that this takes."""
+        return len(self.answer) + len(self.entry.meta) + len(self.supplement or b"") + _HELD_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryTier:
+    """The memory tier: its alias and the store behind it."""
+
+    name: str
+    store: MemoryStore[Held]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An entry and the tier it was found in."""
+
+    entry: Entry
+    tier: str
+
+
+class TierStack:
+    """Memory, if there is one, over any number of byte tiers."""
+
+    def __init__(self, memory: MemoryTier | None, below: tuple[ByteTier, ...], namespace: str, clock: Clock) -> None:
+        self.memory = memory
+        self.below = below
+        self._namespace = namespace
+        self._clock = clock
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tiers' names, fastest first."""
+        return (*((self.memory.name,) if self.memory else ()), *(tier.name for tier in self.below))
+
+    def read(self, key: bytes, max_age: float) -> Found | None:
+        """Return the fastest tier's entry that has not expired and is younger than ``max_age`` seconds."""
+        if self.memory is not None:
+            held = self.memory.store.get(key)
+            now = self._clock.monotonic()
+            if held is not None and now < held.expires and now - held.written < max_age:
+                return Found(held.entry, self.memory.name)
+        name = keys.storage_key(self._namespace, key)
+        for depth, tier in enumerate(self.below):
+            data = tier.get(name)
+            if data is None:
+                continue
+            entry = envelope.decode(data, key)
+            now = self._clock.wall()
+            if entry is not None and now < entry.fresh_until and now - entry.written_at < max_age:
+                self._promote(entry, name, data, depth)
+                return Found(entry, tier.name)
+        return None
+
+    def _promote(self, entry: Entry, name: str, data: bytes, depth: int) -> None:
+        left = self._left(entry)
+        for tier in self.below[:depth]:
+            tier.set(name, data, left)
+        self._hold(entry, None)
+
+    def write(self, entry: Entry, rest: bytes) -> None:
+        """Keep an entry and, beside it, the completion without its answer, in every tier."""
+        left = self._left(entry)
+        name, more = keys.storage_key(self._namespace, entry.key), keys.supplement_key(self._namespace, entry.key)
+        supplement = self._supplement(entry, rest)
+        # Memory first: a caller of this process that looks again after this flight has landed finds it there.
+        self._hold(entry, None if self.below else supplement)
+        if self.below:
+            data = envelope.encode(entry)
+            for tier in self.below:
+                tier.set(more, supplement, left)
+                tier.set(name, data, left)
+
+    def read_rest(self, entry: Entry) -> bytes | None:
+        """Return the completion without its answer that was kept beside this very entry, or None when it is gone."""
+        if self.memory is not None and not self.below:
+            held = self.memory.store.get(entry.key)
+            return None if held is None else self._rest(held.supplement, entry)
+        more = keys.supplement_key(self._namespace, entry.key)
+        for tier in self.below:
+            rest = self._rest(tier.get(more), entry)
+            if rest is not None:
+                return rest
+        return None
+
+    def _supplement(self, entry: Entry, rest: bytes) -> bytes:
+        part = Entry(entry.key, rest, entry.written_at, entry.fresh_until, entry.stale_until)
+        return envelope.encode(part, flags=envelope.SUPPLEMENT)
+
+    def _rest(self, data: bytes | None, entry: Entry) -> bytes | None:
+        part = envelope.decode(data, entry.key, flags=envelope.SUPPLEMENT)
+        # Another time means another completion: the two parts were written by different calls.
+        return part.answer if part is not None and part.written_at == entry.written_at else None
+
+    def _hold(self, entry: Entry, supplement: bytes | None) -> None:
+        if self.memory is None:
+            return
+        wall, monotonic = self._clock.wall(), self._clock.monotonic()
+        held = Held(
+            entry, monotonic - max(wall - entry.written_at, 0.0), monotonic + (entry.fresh_until - wall), supplement
+        )
+        self.memory.store.put(entry.key, held, held.size)
+
+    def _left(self, entry: Entry) -> float | None:
+        """Seconds that a store should keep an entry; None when it does not expire."""
+        until = max(entry.fresh_until, entry.stale_until)
+        return None if math.isinf(until) else max(until - self._clock.wall(), 0.001)
