@@ -97,6 +97,11 @@ def run(coroutine: Coroutine[Any, Any, _T]) -> _T:
     raise RuntimeError("The policy suspended over the blocking port.")
 
 
+def _short(word: str | None) -> str | None:
+    """Return a word of the provider's, cut: a line of the journal has to stay a line."""
+    return word if word is None else word[:200]
+
+
 def started_facts(call: Call, why: str, attempt: int) -> dict[str, Any]:
     """Return what the journal says of an attempt before it leaves; never a text."""
     return {
@@ -115,10 +120,10 @@ def settled_facts(reply: Reply, latency_ms: int) -> dict[str, Any]:
     """Return what the journal says of a reply; token counts are None when the reply does not tell them."""
     usage = reply.usage
     return {
-        "model": reply.model,
-        "finish": reply.finish_reason,
+        "model": _short(reply.model),
+        "finish": _short(reply.finish_reason),
         "refused": reply.refused,
-        "request_id": reply.request_id,
+        "request_id": _short(reply.request_id),
         "latency_ms": latency_ms,
         "input_tokens": usage and usage.input_tokens,
         "cache_read_tokens": usage and usage.cache_read_tokens,
@@ -132,7 +137,7 @@ def failed_facts(failure: Failure, latency_ms: int) -> dict[str, Any]:
     return {
         "error": error.code,
         "status": error.status,
-        "request_id": error.request_id,
+        "request_id": _short(error.request_id),
         "latency_ms": latency_ms,
         "cost_usd": None if failure.cost_usd is None else str(failure.cost_usd),
         "in_doubt": failure.in_doubt,
@@ -143,13 +148,13 @@ def failed_facts(failure: Failure, latency_ms: int) -> dict[str, Any]:
 def entry_of(call: Call, reply: Reply, attempts: int, usage: Usage | None, seconds: float, now: float) -> Entry:
     """Return the entry of an answer that arrived at ``now`` (wall-clock seconds)."""
     meta: dict[str, Any] = {
-        "model": reply.model,
+        "model": _short(reply.model),
         "asked": call.plan.model,
         "kind": call.plan.kind,
         "type": call.plan.response.name,
         "schema": call.plan.response.fingerprint,
-        "finish": reply.finish_reason,
-        "request_id": reply.request_id,
+        "finish": _short(reply.finish_reason),
+        "request_id": _short(reply.request_id),
         "tags": call.tags,
         "attempts": attempts,
         "usage": None

@@ -1,0 +1,31 @@
+"""Print the table: ``python -m benchmarks``. Ratios are of one run; absolute times belong to this machine and moment."""
+
+import os
+import platform
+import tempfile
+from pathlib import Path
+
+import django
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "benchmarks.settings")
+_place = tempfile.TemporaryDirectory(prefix="llmcache-bench-")
+os.environ["LLMCACHE_BENCH_PLACE"] = _place.name
+
+
+def main() -> None:
+    """Measure and print everything."""
+    django.setup()
+    from importlib.metadata import version
+
+    from benchmarks import hits, imports, misses
+
+    with _place:
+        names = ("django", "pydantic", "openai")
+        print(f"CPython {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in names))
+        print(f"{os.cpu_count()} cores, {platform.machine()}; medians of interleaved rounds\n")
+        for line in (*hits.report(), *misses.report(Path(_place.name)), *imports.report()):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

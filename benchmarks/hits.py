@@ -1,0 +1,134 @@
+"""A hit in memory and on disk, beside hashing the text, one look-up and one validation."""
+
+import hashlib
+import json
+import os
+import sqlite3
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+import llmcache
+from benchmarks.timing import interleaved, rate, table
+from llmcache.engine import process
+from llmcache.testing.sandbox import Sandbox
+
+
+class Small(BaseModel):
+    """Two fields."""
+
+    name: str
+    age: int
+
+
+class Item(BaseModel):
+    """One of many."""
+
+    title: str
+    price: float
+    count: int
+    tags: list[str]
+    notes: str
+
+
+class Large(BaseModel):
+    """Fifty nested items, 10 KB."""
+
+    items: list[Item]
+
+
+SMALL_TEXT = "Ada Lovelace, thirty-six years old, of London, mathematician".ljust(60)
+LARGE_TEXT = ("The quick brown fox jumps over the lazy dog. " * 200)[:8_192]
+SMALL = {"name": "Ada Lovelace", "age": 36}
+LARGE = {
+    "items": [
+        {"title": f"Item number {n}", "price": n * 1.25, "count": n, "tags": ["red", "blue"], "notes": "x" * 108}
+        for n in range(50)
+    ]
+}
+WITH_OPTIONS: dict[str, Any] = {
+    "model": "openai/gpt-5-mini",
+    "system": "Read it.",
+    "temperature": 0.0,
+    "seed": 7,
+    "tenant": "acme",
+}
+
+
+def report() -> Iterator[str]:
+    """Yield the lines of the report."""
+    with Sandbox(answers={SMALL_TEXT: SMALL, LARGE_TEXT: LARGE}) as provider:
+        os.environ["OPENAI_BASE_URL"] = provider.base_url
+        _point_to(provider.base_url)
+        llmcache.extract(SMALL_TEXT, Small)
+        llmcache.extract(SMALL_TEXT, Small, **WITH_OPTIONS)
+        llmcache.extract(LARGE_TEXT, Large)
+    yield from _size("small", SMALL_TEXT, Small, SMALL, 20_000)
+    yield from _size("large", LARGE_TEXT, Large, LARGE, 1_000)
+    yield from _threads()
+    yield from _disk()
+
+
+def _point_to(base_url: str) -> None:
+    from django.conf import settings
+
+    settings.LLMCACHE["PROVIDERS"]["openai"]["base_url"] = base_url
+    process.install(None)
+
+
+def _floor(text: str, model: type[BaseModel], answer: Any) -> Any:
+    stored = {hashlib.sha256(text.encode()).digest(): json.dumps(answer, separators=(",", ":")).encode()}
+    return lambda: model.model_validate_json(stored[hashlib.sha256(text.encode()).digest()])
+
+
+def _size(name: str, text: str, model: type[BaseModel], answer: Any, number: int) -> Iterator[str]:
+    works = {"SHA-256 + dict + model_validate_json": _floor(text, model, answer)}
+    works["llmcache.extract, hit in memory"] = lambda: llmcache.extract(text, model)
+    if name == "small":
+        works["… with model, system, temperature, seed, tenant"] = lambda: llmcache.extract(text, model, **WITH_OPTIONS)
+    yield f"Hit in memory, {name} ({len(text.encode()):,} bytes of text, {len(json.dumps(answer)):,} of answer)"
+    yield from table(interleaved(works, number=number), next(iter(works)))
+    yield ""
+
+
+def _threads() -> Iterator[str]:
+    def extract() -> object:
+        return llmcache.extract(SMALL_TEXT, Small)
+
+    floor = _floor(SMALL_TEXT, Small, SMALL)
+    yield "Total rate of 16 threads beside 1 thread, hit in memory, small"
+    for name, work in (("floor", floor), ("llmcache.extract", extract)):
+        found = [(rate(work, 1, 0.4), rate(work, 16, 0.4)) for _ in range(5)]
+        one, many = (statistics.median(figures) for figures in zip(*found, strict=True))
+        share = statistics.median(b / a for a, b in found)
+        yield f"  {name:<20} {one:>10,.0f} /s  {many:>10,.0f} /s  {share:.2f}"
+    yield ""
+
+
+def _disk() -> Iterator[str]:
+    folder = Path(os.environ["LLMCACHE_BENCH_PLACE"]) / "disk"
+    file = sqlite3.connect(folder / "entries.sqlite3", isolation_level=None)
+    name = next(row[0] for row in file.execute("SELECT key FROM entries WHERE CAST(key AS TEXT) NOT LIKE '%:more'"))
+    select = "SELECT value, expires FROM entries WHERE key = ?"
+    answer = json.dumps(SMALL).encode()
+
+    def floor() -> object:
+        file.execute(select, (name,)).fetchone()
+        return Small.model_validate_json(answer)
+
+    now = process.current()
+    memory = now.memory
+
+    def extract() -> object:
+        assert memory is not None
+        memory.clear()
+        return llmcache.extract(SMALL_TEXT, Small)
+
+    works = {"SELECT on an open connection + model_validate_json": floor, "llmcache.extract, hit on disk": extract}
+    yield "Hit on disk, small (memory emptied before each: promotion included)"
+    yield from table(interleaved(works, number=3_000), next(iter(works)))
+    file.close()
+    yield ""
