@@ -1,4 +1,4 @@
-"""Print the table: ``python -m benchmarks``. Ratios are of one run; absolute times belong to this machine and moment."""
+"""Print the table: ``python -m benchmarks``. Ratios are of one run; times belong to this machine and moment."""
 
 import os
 import platform

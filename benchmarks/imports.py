@@ -11,7 +11,8 @@ import django.core.cache, pydantic
 from pydantic import BaseModel
 began = time.perf_counter()
 import llmcache
-print((time.perf_counter() - began) * 1e3, *sorted({"openai", "celery", "httpx2", "genai_prices", "sqlite3"} & set(sys.modules)))
+heavy = {"openai", "celery", "httpx2", "genai_prices", "sqlite3"} & set(sys.modules)
+print((time.perf_counter() - began) * 1e3, *sorted(heavy))
 """
 
 

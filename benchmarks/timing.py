@@ -60,4 +60,4 @@ def table(rows: Mapping[str, list[float]], floor: str, unit: str = "µs") -> Ite
     width = max(map(len, rows))
     for name, figures in rows.items():
         middle = statistics.median(figures)
-        yield f"  {name:<{width}}  {middle:9.2f} {unit}  {ratio(rows, name, floor):6.2f} ×"
+        yield f"  {name:<{width}}  {middle:9.2f} {unit}  {ratio(rows, name, floor):6.2f} x"

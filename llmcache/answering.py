@@ -28,7 +28,7 @@ def answer(
     options: Mapping[str, Any],
     params: Mapping[str, Any],
     *,
-    needs_completion: bool,
+    needs_completion: bool = False,
 ) -> tuple[Answered, Call, float]:
     """Return how a call was answered, the call, and the seconds it took. Raises what ``llmcache.extract`` documents."""
     began = now.clock.monotonic()

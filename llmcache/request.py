@@ -186,6 +186,9 @@ def split_params(params: Mapping[str, Any], unkeyed: object) -> tuple[dict[str, 
     missing = sorted(names - set(params))
     if missing:
         raise InvalidRequest(f"unkeyed= names {missing[0]!r}, which is not among the call's parameters.")
+    for name, value in params.items():
+        if isinstance(value, (dict, list, tuple)) and not _has_str_keys(value):
+            raise InvalidRequest(f"The parameter {name}= is no JSON: the keys of its dicts must be str.")
     outside = TRANSPORT_FIELDS | names
     kept = {name: value for name, value in params.items() if name not in outside}
     sent = {name: value for name, value in params.items() if name in outside}
@@ -195,6 +198,18 @@ def split_params(params: Mapping[str, Any], unkeyed: object) -> tuple[dict[str, 
         except (TypeError, ValueError, RecursionError):
             raise InvalidRequest(f"The parameter {name}= is no JSON.") from None
     return kept, sent
+
+
+def _has_str_keys(value: Any, depth: int = 0) -> bool:
+    """Return whether all dicts in a value have keys of str: JSON would write others as if they were."""
+    if depth > 100:
+        return True  # too deep to be sent: the encoder says so
+    if isinstance(value, dict):
+        items = cast("dict[Any, Any]", value)
+        return all(isinstance(key, str) for key in items) and _has_str_keys(list(items.values()), depth + 1)
+    if isinstance(value, (list, tuple)):
+        return all(_has_str_keys(item, depth + 1) for item in cast("list[Any]", value))
+    return True
 
 
 def _unkeyed_names(value: object) -> frozenset[str]:

@@ -6,8 +6,8 @@ import hashlib
 import logging
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
+from types import BuiltinFunctionType, FunctionType, MethodType, UnionType
+from typing import Annotated, Any, ForwardRef, Literal, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, PydanticUndefinedAnnotation
@@ -94,6 +94,8 @@ def type_name(annotation: Any) -> str:
     """Return a class's own name, or an annotation as it is written, without modules."""
     if _is_class(annotation):
         return annotation.__name__
+    if isinstance(annotation, (str, ForwardRef)):
+        return annotation if isinstance(annotation, str) else annotation.__forward_arg__
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return f"Literal[{', '.join(map(repr, args))}]"
@@ -109,9 +111,10 @@ def type_name(annotation: Any) -> str:
 def _refuse_values(annotation: Any, shown: str) -> None:
     if isinstance(annotation, BaseModel):
         raise UnsupportedType(f"response_model= is an instance of {shown}; pass the class itself.")
-    if annotation is None or isinstance(annotation, (str, bytes, int, float, dict, list, tuple, set)):
+    values = (str, bytes, int, float, dict, list, tuple, set, type(None), FunctionType, BuiltinFunctionType, MethodType)
+    if isinstance(annotation, values):
         raise UnsupportedType(
-            f"response_model= is a value of type {shown}, not a type. "
+            f"response_model= is a value of type {type(cast('Any', annotation)).__name__}, not a type. "
             "Pass a class or an annotation such as list[Ticket]."
         )
 

@@ -2,14 +2,14 @@
 
 from typing import Any
 
+import pytest
+
 import llmcache
 
 
 def key_of(content: str, response_model: Any, **options: Any) -> str:
     """Return the key of a request in hex."""
-    try:
-        llmcache.extract_with_info(content, response_model, cache="only", **options)
-    except llmcache.NotCached as error:
-        assert error.key is not None
-        return error.key
-    raise AssertionError("this request was answered from a cache")
+    with pytest.raises(llmcache.NotCached) as caught:
+        llmcache.extract(content, response_model, cache="only", **options)
+    assert caught.value.key is not None
+    return caught.value.key

@@ -70,6 +70,7 @@ class Runtime:
     def close(self) -> None:
         """Close files and connections; entries stay where they are."""
         self.journal.close()
+        self.tiers.close()
         for provider in self._providers.values():
             provider.close()
 

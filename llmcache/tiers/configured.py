@@ -24,7 +24,7 @@ def configured_tiers(settings: conf.Settings, namespace: str, clock: Clock) -> T
     if settings.tiers is None:
         memory = MemoryTier(DEFAULT_MEMORY, store_named("llmcache", settings.memory_bytes))
         disk = DiskStore(settings.disk_path or conf.default_disk(), clock=clock.wall)
-        return TierStack(memory, (DiskTier(DEFAULT_DISK, disk),), namespace, clock)
+        return TierStack(memory, (DiskTier(DEFAULT_DISK, disk),), namespace, clock, owned=disk)
     check_aliases(settings.tiers)
     memory, below = None, list[ByteTier]()
     for alias in settings.tiers:

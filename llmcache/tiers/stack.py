@@ -14,6 +14,7 @@ from llmcache import envelope, keys
 from llmcache.clock import Clock
 from llmcache.envelope import Entry
 from llmcache.tiers.base import ByteTier
+from llmcache.tiers.disk import DiskStore
 from llmcache.tiers.memory import MemoryStore
 
 # What a held entry takes beside its answer and its meta facts: the objects `Held` and `Entry` with their floats and
@@ -58,11 +59,25 @@ class Found:
 class TierStack:
     """Memory, if there is one, over any number of byte tiers."""
 
-    def __init__(self, memory: MemoryTier | None, below: tuple[ByteTier, ...], namespace: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        memory: MemoryTier | None,
+        below: tuple[ByteTier, ...],
+        namespace: str,
+        clock: Clock,
+        *,
+        owned: DiskStore | None = None,
+    ) -> None:
         self.memory = memory
         self.below = below
         self._namespace = namespace
         self._clock = clock
+        self._owned = owned
+
+    def close(self) -> None:
+        """Close what was opened for this stack alone; the backends of ``CACHES`` are the project's."""
+        if self._owned is not None:
+            self._owned.close()
 
     @property
     def names(self) -> tuple[str, ...]:

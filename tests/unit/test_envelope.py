@@ -119,7 +119,9 @@ def test_mutated_and_resealed_bytes_never_raise(data: st.DataObject) -> None:
         assert isinstance(entry.facts(), dict)
 
 
-@pytest.mark.parametrize("meta", [b"", b"null", b"[]", b"[" * 100_000, b"\xff\xfe", b'{"a":1', b"1" * 5_000], ids=lambda m: m[:9])
+@pytest.mark.parametrize(
+    "meta", [b"", b"null", b"[]", b"[" * 100_000, b"\xff\xfe", b'{"a":1', b"1" * 5_000], ids=lambda m: m[:9]
+)
 def test_meta_facts_that_cannot_be_read_are_empty(meta: bytes) -> None:
     entry = envelope.decode(envelope.encode(Entry(KEY, b"1", 0.0, 0.0, 0.0, meta=meta)), KEY)
     assert entry is not None

@@ -1,0 +1,190 @@
+"""Bytes on disk that all processes of a machine share: the store, which raises, and the tier over it, which does not.
+
+Whoever uses the store as a plain cache (``backends.DiskCache``) wants to know that a write was lost. A call to a model
+must not fail for it: that layer is ``DiskTier``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from llmcache.tiers.base import Health
+from llmcache.tiers.disk_file import DiskFile
+
+# Expiry is compared by SQLite: in a damaged row it may be of any type, and still compares.
+_GET: Final = "SELECT value FROM entries WHERE key = ? AND ifnull(expires, 9e999) > ?"
+_SET: Final = (
+    "INSERT INTO entries(key, value, expires, used) VALUES(?, ?, ?, ?) ON CONFLICT(key)"
+    " DO UPDATE SET value = excluded.value, expires = excluded.expires, used = excluded.used"
+)
+_ADD: Final = f"{_SET} WHERE entries.expires <= ?"
+_TOUCH: Final = "UPDATE entries SET expires = ? WHERE key = ? AND ifnull(expires, 9e999) > ?"
+_DELETE: Final = "DELETE FROM entries WHERE key = ?"
+_SWEEP: Final = "DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE expires <= ? ORDER BY expires LIMIT ?)"
+
+SWEEP_EVERY: Final = 1_000
+SWEEP_ROWS: Final = 1_000
+
+
+class DiskStore:
+    """Bytes by key in ``<path>/entries.sqlite3``, shared by threads and processes.
+
+    The folder is made (0700) with the file at the first use; ``ConfigurationError`` then when it belongs to another
+    user. A damaged file is set aside, with one warning, and begun anew: that is a miss. Every other fault raises
+    ``sqlite3.Error`` or ``OSError``, and this thread's connection is opened anew at its next use. Where the file can
+    only be read, reads work. ``clock`` gives seconds since the epoch.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self._file = DiskFile(path)
+        self._clock = clock
+        self._writes = itertools.count(1)
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._file.folder
+
+    def get(self, key: str) -> bytes | None:
+        """Return the bytes under a key; None when there are none or their time has passed."""
+        rows, _ = self._execute(_GET, (key.encode(), self._clock()))
+        if not rows:
+            return None
+        value = rows[0][0]
+        return value if type(value) is bytes else None
+
+    def set(self, key: str, value: bytes, ttl_seconds: float | None) -> None:
+        """Keep bytes for a time; None means no expiry, zero or less that they have expired at once."""
+        _require_bytes(value)
+        if _is_over(ttl_seconds):
+            self.delete(key)
+        else:
+            self._write(_SET, self._row(key, value, ttl_seconds))
+
+    def add(self, key: str, value: bytes, ttl_seconds: float | None) -> bool:
+        """Keep bytes unless there are some, in one step over all processes; return whether there were none."""
+        _require_bytes(value)
+        if _is_over(ttl_seconds):
+            return self.get(key) is None
+        return self._write(_ADD, (*self._row(key, value, ttl_seconds), self._clock())) > 0
+
+    def touch(self, key: str, ttl_seconds: float | None) -> bool:
+        """Give what is under a key another time to live; return whether there was something."""
+        expires = self._clock() if _is_over(ttl_seconds) else self._expires(ttl_seconds)
+        return self._write(_TOUCH, (expires, key.encode(), self._clock())) > 0
+
+    def delete(self, key: str) -> bool:
+        """Remove what is under a key; return whether there was something."""
+        return self._write(_DELETE, (key.encode(),)) > 0
+
+    def clear(self) -> None:
+        """Remove all entries and give their space back."""
+        self._write("DELETE FROM entries", ())
+        self._execute("PRAGMA incremental_vacuum", ())
+
+    def close(self) -> None:
+        """Close this process's connections; the next use opens one."""
+        self._file.close()
+
+    def _row(self, key: str, value: bytes, ttl_seconds: float | None) -> tuple[bytes, bytes, float | None, int]:
+        return key.encode(), value, self._expires(ttl_seconds), int(self._clock())
+
+    def _expires(self, ttl_seconds: float | None) -> float | None:
+        return None if ttl_seconds is None else self._clock() + ttl_seconds
+
+    def _write(self, statement: str, parameters: tuple[Any, ...]) -> int:
+        # A folder that was removed, or a file that another process has set aside, can be written to for ever: a stat
+        # costs 1 µs of 30.
+        if not self._file.holds(self._file.connection()):
+            self._file.drop()
+        _, changed = self._execute(statement, parameters)
+        if next(self._writes) % SWEEP_EVERY == 0:
+            self._execute(_SWEEP, (self._clock(), SWEEP_ROWS))
+        return changed
+
+    def _execute(self, statement: str, parameters: tuple[Any, ...]) -> tuple[list[Any], int]:
+        connection = self._file.connection()
+        try:
+            return connection.execute(statement, parameters)
+        except sqlite3.Error as error:
+            if not self._file.recover(connection, error):
+                raise
+        return self._file.connection().execute(statement, parameters)
+
+
+def _is_over(ttl_seconds: float | None) -> bool:
+    # "Not above zero" rather than "zero or less": it is also true of NaN, which SQLite would keep as NULL, for ever.
+    return ttl_seconds is not None and not ttl_seconds > 0
+
+
+def _require_bytes(value: object) -> None:
+    if not isinstance(value, bytes):
+        raise TypeError(f"a disk store keeps bytes, not {type(value).__name__}")
+
+
+_stores: dict[str, DiskStore] = {}
+
+
+def store_at(path: Path) -> DiskStore:
+    """Return the process's store of a folder, made at the first use.
+
+    Django makes a cache backend for each thread, and for each request under ASGI: connections have to outlive them.
+    """
+    # No lock: setdefault is one step for keys that are str, and a lock could be taken for ever in a forked child.
+    return _stores.get(str(path)) or _stores.setdefault(str(path), DiskStore(path))
+
+
+class DiskTier:
+    """A disk store as a tier: faults of the store are misses and dropped writes, counted, and logged once per change.
+
+    ``make_key`` turns a tier's key into the store's, e.g. with an alias's KEY_PREFIX. A folder of another user is no
+    fault but a wrong setting: its ``ConfigurationError`` is raised.
+    """
+
+    def __init__(self, name: str, store: DiskStore, make_key: Callable[[str], str] | None = None) -> None:
+        self.name = name
+        self._store = store
+        self._make_key = make_key
+        self._reads = Health(name, "read", "Answers that are on it count as not cached.")
+        self._writes = Health(name, "written", "New answers are not kept on it.")
+
+    @property
+    def faults(self) -> int:
+        """How many operations have failed in this process."""
+        return self._reads.faults + self._writes.faults
+
+    def get(self, key: str) -> bytes | None:
+        """Return the bytes under a key, or None."""
+        try:
+            value = self._store.get(self._key(key))
+        except (sqlite3.Error, OSError) as error:
+            self._reads.failed(error)
+            return None
+        self._reads.worked()
+        return value
+
+    def set(self, key: str, value: bytes, ttl_seconds: float | None) -> None:
+        """Keep bytes for a time; None means no expiry."""
+        try:
+            self._store.set(self._key(key), value, ttl_seconds)
+        except (sqlite3.Error, OSError) as error:
+            self._writes.failed(error)
+        else:
+            self._writes.worked()
+
+    def delete(self, key: str) -> None:
+        """Remove what is under a key."""
+        try:
+            self._store.delete(self._key(key))
+        except (sqlite3.Error, OSError) as error:
+            self._writes.failed(error)
+        else:
+            self._writes.worked()
+
+    def _key(self, key: str) -> str:
+        return key if self._make_key is None else self._make_key(key)

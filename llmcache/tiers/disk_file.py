@@ -1,0 +1,299 @@
+"""One SQLite file in a folder of its own: opened by each thread, begun where there is none, set aside when damaged.
+
+A lock on the folder (flock: shared to open, exclusive to begin or to set aside) keeps processes from opening a file
+that is being replaced. It is let go when the operating system ends the process.
+
+No connection crosses a fork: SQLite takes a child's inherited connection for a lock that the child does not have, so
+that a new connection in the child reads and writes with no lock at all (seen in /proc/locks). So a fork waits for
+running statements and closes this process's connections; each thread opens its own again at its next use.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Generator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+from llmcache.exceptions import ConfigurationError
+from llmcache.tiers.base import logger
+
+FILE_NAME: Final = "entries.sqlite3"
+LAYOUT: Final = 1
+
+# The value comes last: expiry and use are then read and changed without the pages that a long value runs over.
+_BEGIN: Final = (
+    # Before the first table, or it would need the whole file to be rewritten.
+    "PRAGMA auto_vacuum = INCREMENTAL",
+    "PRAGMA journal_mode = WAL",
+    """
+    CREATE TABLE entries(
+        id INTEGER PRIMARY KEY, key BLOB UNIQUE NOT NULL, expires REAL, used INTEGER NOT NULL, value BLOB NOT NULL
+    )
+    """,
+    "CREATE INDEX entries_expires ON entries(expires) WHERE expires IS NOT NULL",
+    f"PRAGMA user_version = {LAYOUT}",
+)
+# No memory map, which would save 2 µs of 8 on 10 KB: reading a map of a file that another program has cut short ends
+# the process with SIGBUS, where a plain read is an error. Said aloud, for some builds of SQLite map by default.
+_OPEN: Final = ("PRAGMA synchronous = NORMAL", "PRAGMA mmap_size = 0", "PRAGMA cache_size = -8192")
+_PROBE: Final = "SELECT id, key, expires, used, value FROM entries LIMIT 0"
+
+_BUSY_SECONDS: Final = 5.0
+# How long to wait for another process that begins the file, which takes milliseconds unless it is stopped meanwhile.
+_FOLDER_SECONDS: Final = 1.0
+# How long a fork waits for running statements: longer than SQLite lets them wait for each other.
+_FORK_SECONDS: Final = _BUSY_SECONDS + 1.0
+
+
+class Unusable(sqlite3.DatabaseError):
+    """The file is damaged or has another layout: it has to be set aside."""
+
+
+class Connection:
+    """One thread's open connection; the thread that forks is the only other one to touch it."""
+
+    __slots__ = ("__weakref__", "_cursor", "_lock", "close", "identity")
+
+    def __init__(self, sql: sqlite3.Connection, identity: tuple[int, int]) -> None:
+        self.identity = identity
+        """Device and inode of the file: tells whether it is still the one in the folder."""
+        self._cursor = sql.cursor()
+        self._lock = threading.Lock()
+        self.close = weakref.finalize(self, _close, sql, self._lock)
+        """Closes the connection, once; called by itself when the thread or the interpreter ends."""
+
+    def execute(self, statement: str, parameters: tuple[Any, ...]) -> tuple[list[Any], int]:
+        """Return all rows that a statement gives, and how many it changed."""
+        with self._lock:
+            cursor = self._cursor.execute(statement, parameters)
+            return cursor.fetchall(), cursor.rowcount
+
+
+def _close(sql: sqlite3.Connection, lock: threading.Lock) -> None:
+    if lock.acquire(timeout=_FORK_SECONDS):
+        try:
+            sql.close()
+        finally:
+            lock.release()
+
+
+class _OfThread(threading.local):
+    connection: Connection | None = None
+
+
+class DiskFile:
+    """The file ``entries.sqlite3`` of a folder, for all threads of this process.
+
+    Raises ``ConfigurationError`` at the first use when the folder belongs to another user.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / FILE_NAME
+        self._of_thread = _OfThread()
+        self._connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+        with _gate:
+            _files.add(self)
+
+    def connection(self) -> Connection:
+        """Return this thread's connection, opened at its first use; the file is begun where there is none."""
+        connection = self._of_thread.connection
+        if connection is None:
+            with _gate:
+                connection = self._of_thread.connection = self._open()
+                self._connections.add(connection)
+        return connection
+
+    def drop(self) -> None:
+        """Close this thread's connection; its next use opens another."""
+        connection, self._of_thread.connection = self._of_thread.connection, None
+        if connection is not None:
+            connection.close()
+
+    def close(self) -> None:
+        """Close every thread's connection, each after the statement that it runs."""
+        for connection in list(self._connections):
+            connection.close()
+
+    def holds(self, connection: Connection) -> bool:
+        """Return whether a connection is to the file that is in the folder now: it may have been replaced."""
+        try:
+            return _identity(self.path) == connection.identity
+        except OSError:
+            return False
+
+    def recover(self, connection: Connection, error: sqlite3.Error) -> bool:
+        """Drop this thread's connection after an error, and begin a damaged file anew.
+
+        Returns whether the statement may be tried again: the file was damaged, or a fork had closed the connection.
+        """
+        closed = not connection.close.alive
+        if _is_damage(error):
+            with _gate, self._locked(fcntl.LOCK_EX):
+                # Another process or thread may have been here before us.
+                if self.holds(connection):
+                    self._set_aside("damaged")
+        self.drop()
+        return closed or _is_damage(error)
+
+    def _open(self) -> Connection:
+        with suppress(FileNotFoundError, Unusable), self._locked(fcntl.LOCK_SH):
+            return self._connect()
+        with self._locked(fcntl.LOCK_EX):
+            try:
+                return self._connect()
+            except FileNotFoundError:
+                pass
+            except Unusable as unusable:
+                self._set_aside(str(unusable))
+            self._begin()
+            return self._connect()
+
+    def _connect(self) -> Connection:
+        identity = _identity(self.path)
+        try:
+            sql = _opened(self.path, "mode=rw")
+        except sqlite3.OperationalError as error:
+            _, log, _ = _parts(self.path)
+            if _code(error) not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN) or log.exists():
+                raise
+            # A folder in which SQLite cannot make its log, and nobody has made one: the file stands still.
+            sql = _opened(self.path, "immutable=1")
+        return Connection(sql, identity)
+
+    def _begin(self) -> None:
+        # Made under another name: a process that dies half way leaves no half-made file behind. A log that was left
+        # beside a file somebody removed would be played into the new one.
+        new = self.path.with_name(f"{FILE_NAME}.new")
+        for left in (*_parts(self.path)[:-1], *_parts(new)):
+            left.unlink(missing_ok=True)
+        os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        with closing(sqlite3.connect(new, timeout=_BUSY_SECONDS, isolation_level=None)) as sql:
+            for statement in _BEGIN:
+                sql.execute(statement).fetchall()
+        new.rename(self.path)
+
+    def _set_aside(self, reason: str) -> None:
+        aside = self.path.with_name(f"{FILE_NAME}.{reason}-{os.urandom(4).hex()}")
+        # The file itself goes last: what is begun in its place must not find the old log or its index. Connections
+        # that are open keep to the old file; SQLite sees that it moved and removes nothing when they close.
+        for old, new in zip(_parts(self.path), _parts(aside), strict=True):
+            with suppress(FileNotFoundError):
+                old.rename(new)
+        logger.warning(
+            "The cache file %s is %s. It was set aside as %s, which can be removed, and a new one is begun.",
+            self.path,
+            "damaged" if reason == "damaged" else f"of another {reason.replace('-', ' ')}, not {LAYOUT}",
+            aside.name,
+        )
+
+    @contextmanager
+    def _locked(self, kind: int) -> Generator[None]:
+        descriptor = self._folder()
+        try:
+            _flock(descriptor, kind)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _folder(self) -> int:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        owner = os.fstat(descriptor).st_uid
+        if owner == os.geteuid():
+            return descriptor
+        os.close(descriptor)
+        raise ConfigurationError(
+            f"The cache folder {self.folder} belongs to another user (uid {owner}), who could put answers into it. "
+            "Set LLMCACHE['DISK_PATH'], or LOCATION of the DiskCache in CACHES, to a folder of your own."
+        )
+
+
+def _opened(path: Path, mode: str) -> sqlite3.Connection:
+    # The busy timeout is in force before the first statement: even the first read may have to wait for a recovery.
+    uri = f"{path.absolute().as_uri()}?{mode}"
+    sql = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    # One flipped bit turns a BLOB into TEXT: bytes all the same.
+    sql.text_factory = bytes
+    try:
+        for pragma in _OPEN:
+            sql.execute(pragma).fetchall()
+        ((layout,),) = sql.execute("PRAGMA user_version").fetchall()
+        if layout == LAYOUT:
+            sql.execute(_PROBE).fetchall()
+    except sqlite3.Error as error:
+        sql.close()
+        # A probe that SQLite can make no sense of: our table is not in it.
+        if _is_damage(error) or _code(error) == sqlite3.SQLITE_ERROR:
+            raise Unusable("damaged") from error
+        raise
+    if layout != LAYOUT:
+        sql.close()
+        raise Unusable(f"layout-{layout}")
+    return sql
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _code(error: sqlite3.Error) -> int:
+    # The low byte is the kind, the others its variety. Errors of the Python module itself have none.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def _parts(path: Path) -> tuple[Path, Path, Path]:
+    return path.with_name(f"{path.name}-shm"), path.with_name(f"{path.name}-wal"), path
+
+
+def _flock(descriptor: int, kind: int) -> None:
+    deadline = time.monotonic() + _FOLDER_SECONDS
+    while True:
+        try:
+            return fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise TimeoutError("another process holds the cache folder's lock") from None
+        time.sleep(0.002)
+
+
+_gate = threading.Lock()
+"""Held to open a file, and over a fork."""
+_gate_held_by_fork = False
+_files: weakref.WeakSet[DiskFile] = weakref.WeakSet()
+
+
+def _before_fork() -> None:
+    global _gate_held_by_fork
+    # Bounded for a fork in a signal handler that interrupted the very opening it would wait for.
+    if _gate.acquire(timeout=_FORK_SECONDS):
+        _gate_held_by_fork = True
+    for file in list(_files):
+        file.close()
+
+
+def _after_fork_in_parent() -> None:
+    global _gate_held_by_fork
+    if _gate_held_by_fork:
+        _gate_held_by_fork = False
+        _gate.release()
+
+
+def _after_fork_in_child() -> None:
+    global _gate, _gate_held_by_fork
+    _gate, _gate_held_by_fork = threading.Lock(), False
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

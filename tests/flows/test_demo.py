@@ -1,0 +1,328 @@
+"""The demo command, run as a newcomer runs it: in processes of its own, with files of its own."""
+
+import csv
+import itertools
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmcache.testing.sandbox import Sandbox, faults
+from project.demo import data
+from project.demo.latencies import latency, measured
+
+ROOT = Path(__file__).resolve().parents[2]
+REQUESTS = 400
+
+
+def environment(var: Path, **more: str) -> dict[str, str]:
+    """The environment of a newcomer, who has set nothing."""
+    ours = ("LLMCACHE_", "OPENAI_", "DJANGO_", "TENANTS", "PYTEST", "COLUMNS", "LINES")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return {**clean, "LLMCACHE_DEMO_VAR": str(var), **more}
+
+
+def manage(var: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        cwd=ROOT,
+        env=environment(var, **more),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def demo(var: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return manage(var, "demo", "--requests", str(REQUESTS), *arguments, **more)
+
+
+def cells(output: str) -> dict[str, list[str]]:
+    """The table's rows by their labels."""
+    lines = (re.split(r"\s{2,}", line.strip()) for line in output.splitlines() if line.startswith("  "))
+    return {line[0]: line[1:] for line in lines if len(line) == 3}
+
+
+def number(text: str) -> int:
+    return int(text.replace(",", ""))
+
+
+def expected_calls(*, by_tenant: bool) -> int:
+    """Read from the files themselves how many of the requests ask something for the first time."""
+    with data.REQUESTS.open(newline="") as rows:
+        asked = [
+            (row["id"], row["tenant"] if by_tenant else "") for row in itertools.islice(csv.DictReader(rows), REQUESTS)
+        ]
+    return len(set(asked))
+
+
+@pytest.fixture(scope="module")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A database with its tables and nothing in them."""
+    var = tmp_path_factory.mktemp("migrated")
+    done = manage(var, "migrate", "--verbosity", "0")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    return (var / "db.sqlite3").read_bytes()
+
+
+@pytest.fixture
+def var(tmp_path: Path, migrated: bytes) -> Path:
+    folder = tmp_path / "var"
+    folder.mkdir()
+    (folder / "db.sqlite3").write_bytes(migrated)
+    return folder
+
+
+def test_a_second_run_asks_nobody(var: Path) -> None:
+    calls = expected_calls(by_tenant=False)
+    first = demo(var)
+    assert first.returncode == 0, first.stderr
+    table = cells(first.stdout)
+    assert table["requests"] == ["400", "400"]
+    assert number(table["hits: memory"][0]) + number(table["collapsed"][0]) == REQUESTS - calls
+    assert table["misses"] == table["provider calls"] == [str(calls), str(calls)]
+    assert table["hit rate"][0] == f"{(REQUESTS - calls) / REQUESTS:.2%}".replace("%", " %")
+    assert re.findall(r"provider calls: \d+", first.stdout) == [f"provider calls: {calls}"]
+    assert "tenants share one name space" in first.stdout
+    assert "no model" in first.stdout
+    assert "All 400 values are equal to their text's gold" in first.stdout
+    assert "make serve" in first.stdout
+
+    second = demo(var)
+    assert second.returncode == 0, second.stderr
+    table = cells(second.stdout)
+    assert re.findall(r"provider calls: \d+", second.stdout) == ["provider calls: 0"]
+    assert table["requests"] == ["400", "800"]
+    assert number(table["hits: disk"][0]) + number(table["hits: memory"][0]) == REQUESTS
+    assert number(table["hits: disk"][0]) >= calls
+    assert table["misses"] == table["provider calls"] == ["0", str(calls)]
+    assert table["hit rate"][0] == "100.00 %"
+    assert table["miss latency, median"][0] == "—"
+    assert table["miss latency, median"][1].endswith("ms")
+    # Nor does the recipe ask anybody: its one call was made in the first run.
+    charged = [len(path.read_bytes().splitlines()) for path in sorted((var / "sandbox").iterdir())]
+    assert sorted(charged) == [0, calls + 1]
+
+
+def test_output_that_nobody_watches_is_plain_lines(var: Path) -> None:
+    done = demo(var, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.isascii()
+    assert "\x1b" not in done.stdout
+    assert "\r" not in done.stdout
+    assert "  400 of 400\n" in done.stdout
+
+
+def test_on_a_terminal_there_is_a_bar_and_a_table(var: Path) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "manage.py", "demo", "--requests", "40"]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment(var, TERM="xterm", COLUMNS="100"), stdin=theirs, stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        shown = b"".join(terminal_output(ours)).decode()
+    os.close(ours)
+    assert process.returncode == 0, shown
+    assert "\x1b[" in shown
+    assert "40/40" in shown
+    assert "━" in shown
+    assert re.search(r"misses +\d+ +\d+", shown)
+    assert "provider calls: " in shown
+
+
+def terminal_output(terminal: int) -> Iterator[bytes]:
+    while True:
+        try:
+            chunk = os.read(terminal, 65_536)
+        except OSError:  # how Linux tells that the other side has closed
+            return
+        if not chunk:
+            return
+        yield chunk
+
+
+def test_separate_tenants_share_no_answer(var: Path) -> None:
+    calls = expected_calls(by_tenant=True)
+    assert calls > expected_calls(by_tenant=False)
+    done = demo(var, TENANTS="separate")
+    assert done.returncode == 0, done.stderr
+    table = cells(done.stdout)
+    assert number(table["hits: memory"][0]) + number(table["collapsed"][0]) == REQUESTS - calls
+    assert f"provider calls: {calls}\n" in done.stdout
+    assert "one name space per tenant" in done.stdout
+
+
+def test_the_whole_log_has_the_repetition_that_its_source_has() -> None:
+    log = data.read_log()
+    assert len(log) == 20_000
+    assert data.distinct(log, separate_tenants=False) == 12_182
+    assert data.distinct(log, separate_tenants=True) == 13_262
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"TENANTS": "no"}, ("TENANTS", "'no'", "'shared'", "'separate'")),
+        ({"LLMCACHE_DEMO_PROVIDER": "opnai"}, ("LLMCACHE_DEMO_PROVIDER", "'opnai'", "'sandbox'", "'openai'")),
+        ({"LLMCACHE_DEMO_PROVIDER": "openai"}, ("OPENAI_API_KEY",)),
+        ({"LLMCACHE_DEMO_PROVIDER": "openai", "OPENAI_API_KEY": "secret"}, ("--yes",)),
+    ],
+)
+def test_a_wrong_environment_is_said_before_anything_is_sent(
+    var: Path, more: dict[str, str], words: tuple[str, ...]
+) -> None:
+    done = demo(var, **more)
+    assert done.returncode == 1
+    assert all(word in done.stderr for word in words)
+    assert "Traceback" not in done.stderr
+    assert "secret" not in done.stdout + done.stderr
+    assert not (var / "journal").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--requests", "0"), ("--requests", "20001"), ("--threads", "x"), ("--latency-ms", "-1")]
+)
+def test_a_wrong_option_is_said(var: Path, arguments: tuple[str, str]) -> None:
+    done = demo(var, *arguments)
+    assert done.returncode == 2
+    assert "must be a whole number from" in done.stderr
+
+
+def test_a_missing_table_is_said_before_the_first_request(tmp_path: Path) -> None:
+    done = demo(tmp_path)
+    assert done.returncode == 1
+    assert "manage.py migrate" in done.stderr
+    assert not (tmp_path / "journal").exists()
+
+
+def real_api(provider: Sandbox) -> dict[str, str]:
+    """The environment of somebody who asks for the real API; the address is where a test can look at what comes."""
+    return {
+        "LLMCACHE_DEMO_PROVIDER": "openai",
+        "OPENAI_API_KEY": "a key",
+        "OPENAI_BASE_URL": provider.base_url,
+    }
+
+
+def test_the_real_api_is_asked_where_its_user_agrees(var: Path) -> None:
+    with Sandbox() as provider:
+        done = demo(var, "--yes", **real_api(provider))
+    calls = expected_calls(by_tenant=False)
+    assert done.returncode == 0, done.stderr
+    assert f"up to {calls + 1} calls" in done.stdout
+    assert provider.calls == calls + 1
+    assert cells(done.stdout)["provider calls"] == [str(calls), str(calls)]
+    # A model that reads otherwise than people have labelled is no failure of the run.
+    assert "of 400 values are what people read in the text" in done.stdout
+
+
+def test_on_a_terminal_the_user_is_asked_before_money_is_spent(var: Path) -> None:
+    ours, theirs = pty.openpty()
+    with Sandbox() as provider:
+        with subprocess.Popen(
+            [sys.executable, "manage.py", "demo", "--requests", "5"],
+            cwd=ROOT,
+            env=environment(var, TERM="xterm", **real_api(provider)),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+        ) as process:
+            os.close(theirs)
+            os.write(ours, b"n\n")
+            shown = b"".join(terminal_output(ours)).decode()
+        assert provider.received == 0
+    os.close(ours)
+    assert process.returncode == 1
+    assert "up to 6 calls" in shown
+    assert "Nothing was sent." in shown
+
+
+def test_a_value_unlike_its_gold_fails_the_run_after_the_table(var: Path) -> None:
+    # Answers from a provider on loopback are entries of the sandbox's, whichever port it has.
+    with Sandbox() as other:
+        assert demo(var, "--yes", **real_api(other)).returncode == 0
+    done = demo(var)
+    assert done.returncode == 1
+    assert cells(done.stdout)["values unlike gold"] == ["400", "800"]
+    assert "provider calls: 0\n" in done.stdout
+    assert "400 values differ from their text's gold" in done.stderr
+    assert "i00000" in done.stderr
+
+
+def test_calls_that_fail_end_the_run_with_the_reason(var: Path) -> None:
+    with Sandbox() as provider:
+        provider.fail(faults.unauthorized(), times=None)
+        done = demo(var, "--yes", **real_api(provider))
+    assert done.returncode == 1
+    assert 20 <= number(cells(done.stdout)["errors"][0]) < 40
+    assert cells(done.stdout)["hit rate"][0] == "—"
+    assert "authentication_failed" in done.stderr
+    assert "butternut" not in done.stdout + done.stderr
+
+
+@contextmanager
+def running(var: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The demo in a process group of its own, as a terminal starts it."""
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "demo", *arguments],
+        cwd=ROOT,
+        env=environment(var),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def test_an_interrupt_ends_the_run_cleanly_and_says_what_was_done(var: Path) -> None:
+    with running(var, "--latency-ms", "50") as process:
+        assert process.stdout is not None
+        told: Any = iter(process.stdout)
+        assert any("20,000 requests" in line for line in told)
+        # Ctrl-C goes to the whole group, the sandbox included.
+        os.killpg(process.pid, signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert re.search(r"Interrupted after [\d,]+ of 20,000 requests", errors)
+    assert "Traceback" not in errors
+    table = cells(output)
+    assert "errors" not in table
+    assert number(table["requests"][0]) < 20_000
+    # What was paid for is there for the next run.
+    assert manage(var, "demo", "--requests", "40").returncode == 0
+
+
+@given(st.lists(st.integers(1, 10**11), min_size=1, max_size=200), st.integers(1, 4))
+def test_quantiles_of_several_runs_are_within_five_percent(samples: list[int], runs: int) -> None:
+    together = sorted(samples)
+    exact = latency([measured(samples)])
+    assert exact is not None
+    assert exact.exact
+    parts = [part for part in (samples[start::runs] for start in range(runs)) if part]
+    found = latency(measured(part) for part in parts)
+    assert found is not None
+    assert exact.median_ns == together[(len(together) + 1) // 2 - 1]
+    for seen, true in ((found.median_ns, exact.median_ns), (found.p99_ns, exact.p99_ns)):
+        assert abs(seen - true) <= 0.05 * true
+
+
+def test_no_samples_have_no_latency() -> None:
+    assert latency([]) is None

@@ -1,0 +1,94 @@
+"""The papers and the code say the same."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.http import HttpRequest, JsonResponse
+
+import llmcache
+from llmcache import conf, exceptions
+from llmcache.testing.sandbox import Sandbox
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(text: str) -> list[str]:
+    """Return the Python blocks of a page."""
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+def test_the_readmes_examples_run(sandbox: Sandbox) -> None:
+    """In the page's order and one name space, as a reader would type them."""
+    request = HttpRequest()
+    request.POST = request.POST.copy()
+    request.POST["body"] = "The printer is on fire"
+    names: dict[str, Any] = {
+        "INSTALLED_APPS": [],
+        "JsonResponse": JsonResponse,
+        "llmcache": llmcache,
+        "text": "The printer is on fire",
+        "email": type("Email", (), {"body": "Hello"}),
+    }
+    first, *others = blocks(README)
+    for block in others:
+        exec(compile(block, "README.md", "exec"), names)
+    exec(compile(first, "README.md", "exec"), names)
+    assert names["INSTALLED_APPS"] == ["llmcache"]
+    response = names["inbox"](request)
+    assert response.status_code == 200
+    assert set(names["info"].value.model_dump()) == {"title", "urgent"}
+    assert names["completion"].model == "gpt-5-mini-2026-01-01"
+
+
+def test_the_readme_gets_a_newcomer_to_the_first_hit_in_ten_lines() -> None:
+    start = README.index("In your own project")
+    end = README.index("No other setting is needed")
+    typed = [line for block in blocks(README[start:end]) for line in block.splitlines()]
+    code = [line for line in typed if line.strip() and not line.startswith("#")]
+    assert len(code) <= 10
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text()
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| .*? \| (.*?) \| ", page, flags=re.MULTILINE))
+    assert list(rows) == [option.name for option in conf.OPTIONS]
+
+
+def test_every_check_is_documented() -> None:
+    source = (ROOT / "llmcache" / "checks.py").read_text()
+    page = (ROOT / "docs" / "settings.md").read_text()
+    ids = set(re.findall(r"llmcache\.[EW]\d{3}", source)) | {"llmcache.E001", "llmcache.E002"}
+    assert set(re.findall(r"llmcache\.[EW]\d{3}", page)) == ids
+
+
+def errors() -> dict[str, type[llmcache.LLMCacheError]]:
+    """Return the tree's classes by name, less its root."""
+    return {
+        name: value
+        for name, value in vars(exceptions).items()
+        if isinstance(value, type) and issubclass(value, exceptions.LLMCacheError) and name != "LLMCacheError"
+    }
+
+
+def test_every_error_is_documented_exported_and_has_a_code_of_its_own() -> None:
+    page = (ROOT / "docs" / "errors.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| `(\w+)`", page, flags=re.MULTILINE))
+    assert rows == {name: error.code for name, error in errors().items()}
+    assert len(set(rows.values())) == len(rows)
+    assert set(errors()) <= set(llmcache.__all__)
+
+
+@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]), ids=lambda p: p.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    for name in llmcache.__all__:
+        value: Callable[..., Any] = getattr(llmcache, name)
+        assert value.__doc__, name

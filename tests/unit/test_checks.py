@@ -1,0 +1,142 @@
+"""The system checks: what is wrong is said before the first call, with what to do."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.core.management.base import SystemCheckError
+from django.test import override_settings
+
+from llmcache.checks import check_llmcache
+from tests.conftest import llmcache_settings
+
+GOOD: dict[str, Any] = {"PROVIDERS": {"openai": {"api_key": "x"}}}
+
+
+def found(**changes: Any) -> list[tuple[str | None, str, str]]:
+    with llmcache_settings(**{**GOOD, **changes}):
+        return [(message.id, str(message.msg), str(message.hint)) for message in check_llmcache()]
+
+
+def test_good_settings_are_silent() -> None:
+    assert found() == []
+
+
+def test_no_settings_at_all_want_a_key_and_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with override_settings(LLMCACHE={}):
+        assert [message.id for message in check_llmcache()] == ["llmcache.W001"]
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [("TLL", "TTL"), ("TIMOUT", "TIMEOUT"), ("max_retries", "MAX_RETRIES"), ("DISKPATH", "DISK_PATH")],
+)
+def test_an_unknown_key_names_the_nearest(key: str, near: str) -> None:
+    ((check, message, _),) = found(**{key: 1})
+    assert check == "llmcache.E001"
+    assert repr(key) in message
+    assert repr(near) in message
+
+
+def test_an_unknown_key_without_a_neighbour() -> None:
+    ((check, message, _),) = found(XYZZY=1)
+    assert (check, message) == ("llmcache.E001", "LLMCACHE has the unknown key 'XYZZY'.")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TTL", -1),
+        ("TTL", True),
+        ("TTL", "60"),
+        ("TTL", float("nan")),
+        ("TIMEOUT", None),
+        ("TIMEOUT", 0),
+        ("MAX_RETRIES", -1),
+        ("MAX_RETRIES", 1.0),
+        ("MAX_REASKS", True),
+        ("MODEL", "gpt-5"),
+        ("MODEL", None),
+        ("TIERS", "default"),
+        ("TIERS", []),
+        ("TIERS", ["a", "a"]),
+        ("MEMORY_BYTES", -1),
+        ("DISK_PATH", "relative"),
+        ("DISK_PATH", ""),
+        ("JOURNAL", 5),
+        ("JOURNAL_FSYNC", 1),
+        ("NAMESPACE", "No Good"),
+        ("VERSION", 2),
+        ("MAX_TEXT_BYTES", 0),
+        ("MAX_VALUE_BYTES", "1"),
+        ("PROVIDERS", []),
+        ("PROVIDERS", {"openai": None}),
+        ("PROVIDERS", {"openai": {"apikey": "x"}}),
+        ("PROVIDERS", {"openai": {"api_key": ""}}),
+        ("PROVIDERS", {"openai": {"base_url": "ftp://x"}}),
+        ("PROVIDERS", {"open ai": {}}),
+    ],
+)
+def test_a_value_that_cannot_be_used(name: str, value: Any) -> None:
+    ((check, message, hint),) = found(**{name: value})
+    assert check == "llmcache.E002"
+    assert message.startswith(f"LLMCACHE[{name!r}]")
+    assert hint.startswith("It takes")
+
+
+def test_settings_that_are_no_dict() -> None:
+    with override_settings(LLMCACHE=["TTL"]):
+        assert [message.id for message in check_llmcache()] == ["llmcache.E002"]
+
+
+def test_an_alias_that_is_not_there() -> None:
+    ((check, message, _),) = found(TIERS=["nowhere"])
+    assert check == "llmcache.E003"
+    assert "'nowhere'" in message
+    assert "default" in message
+
+
+def test_a_model_of_a_provider_that_is_not_there() -> None:
+    ((check, message, _),) = found(MODEL="antropic/claude")
+    assert check == "llmcache.E004"
+    assert "'antropic'" in message
+
+
+def test_a_missing_key_is_a_warning_that_names_it() -> None:
+    ((check, message, _),) = found(PROVIDERS={})
+    assert check == "llmcache.W001"
+    assert "OPENAI_API_KEY" in message
+
+
+def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    checks = found(JOURNAL=blocker / "journal", DISK_PATH=blocker / "disk")
+    assert [check for check, _, _ in checks] == ["llmcache.W002", "llmcache.W003"]
+    assert "LLMCACHE['JOURNAL']" in checks[0][2]
+    assert "LLMCACHE['DISK_PATH']" in checks[1][2]
+
+
+def test_a_misspelt_name_of_the_setting() -> None:
+    from django.conf import settings
+
+    with override_settings(LLMCAHCE={}):
+        del settings.LLMCACHE
+        assert "llmcache.W004" in [message.id for message in check_llmcache()]
+
+
+def test_a_key_is_not_shown(tmp_path: Path) -> None:
+    secret = "sk-canary"
+    messages = found(PROVIDERS={"openai": {"api_key": secret, "typo": "x"}})
+    assert secret not in repr(messages)
+    from llmcache import conf
+
+    assert secret not in repr(conf.read({"PROVIDERS": {"openai": {"api_key": secret}}}))
+
+
+def test_checks_are_registered() -> None:
+    with llmcache_settings(TTL=-1), pytest.raises(SystemCheckError, match="E002"):
+        call_command("check")
