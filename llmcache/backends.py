@@ -45,7 +45,7 @@ class _BytesCache(BaseCache):
         """Return a timeout as Django means it: the default, None for no expiry, else seconds from now."""
         return self.default_timeout if timeout is DEFAULT_TIMEOUT else timeout
 
-    def incr(self, key: Any, delta: int = 1, version: int | None = None) -> NoReturn:
+    def incr(self, key: Any, delta: int = 1, version: int | None = None) -> NoReturn:  # noqa: ARG002 -- Django's names
         """Raise: ``ValueError`` when there is nothing under the key, else ``TypeError``, for bytes are no number."""
         if not self.has_key(key, version=version):
             raise ValueError("Nothing is kept under this key, so it cannot be incremented.")
@@ -60,9 +60,9 @@ class _BytesCache(BaseCache):
     def _require_bytes(self, value: Any) -> None:
         if not isinstance(value, bytes):
             raise TypeError(
-                f"{type(self).__name__} keeps bytes, not {type(value).__name__}: other values would have to be pickled, "
-                "and unpickling what is in a cache runs whatever code somebody has put there. Encode the value to bytes, "
-                "or use another cache for it."
+                f"{type(self).__name__} keeps bytes, not {type(value).__name__}: anything else would need pickle, "
+                "and unpickling what is in a cache runs whatever code somebody has put there. Encode the value to "
+                "bytes, or use another cache for it."
             )
 
 

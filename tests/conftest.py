@@ -1,6 +1,7 @@
 """What the tests of the whole package share: a provider to talk to, a clock to move, the journal to read."""
 
 import contextlib
+import json
 import os
 import sqlite3
 import time
@@ -26,6 +27,17 @@ def llmcache_settings(**changes: Any) -> Iterator[None]:
     """Change some keys of ``LLMCACHE`` and keep the others."""
     with override_settings(LLMCACHE={**settings.LLMCACHE, **changes}):
         yield
+
+
+def child_environment(**variables: str) -> dict[str, str]:
+    """Return the environment of a child process that works in this test's tiers, journal and name space."""
+    shared = {**settings.LLMCACHE, "NAMESPACE": process.current().namespace}
+    return {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "tests.settings",
+        "LLMCACHE_TEST_SETTINGS": json.dumps(shared, default=str),
+        **variables,
+    }
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,8 @@
 """The demo project's settings, for the tests of package and project: what is written lies in a temporary folder."""
 
+import json
+import os
+
 import tests.place  # noqa: F401 - tells the project's settings where to write, so it comes first
 
 # isort: split
@@ -7,3 +10,6 @@ from project.settings import *  # noqa: F403 - Django reads a settings module's 
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 SILENCED_SYSTEM_CHECKS: list[str] = []
+
+# A test's child process gets the settings of the test that started it.
+LLMCACHE |= json.loads(os.environ.get("LLMCACHE_TEST_SETTINGS", "{}"))  # noqa: F405

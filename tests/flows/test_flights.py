@@ -109,7 +109,9 @@ def test_a_leaders_error_is_each_followers_own(sandbox: Sandbox) -> None:
     assert len({id(error) for error in errors}) == 16
     assert sandbox.calls == 1
     assert sorted(error.attempts for error in errors) == [0] * 15 + [1]
-    assert all((error.__cause__ is None and error.__suppress_context__) or error.__context__ is None for error in errors)
+    assert all(
+        (error.__cause__ is None and error.__suppress_context__) or error.__context__ is None for error in errors
+    )
     sandbox.heal()
     assert isinstance(llmcache.extract("Ada", Person), Person)  # an error is never kept
 

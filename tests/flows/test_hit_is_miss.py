@@ -1,9 +1,7 @@
 """A hit is a miss without the wait: whatever a type does with an answer, it does again with the same bytes."""
 
 import itertools
-import json
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +14,7 @@ from pydantic import BaseModel, create_model
 
 import llmcache
 from llmcache.testing.sandbox import Sandbox
+from tests.conftest import child_environment
 from tests.flows import odd_types
 from tests.flows.odd_types import ODD
 
@@ -75,14 +74,7 @@ def test_in_another_process(sandbox: Sandbox) -> None:
         sandbox.answers[name] = answer
         value = llmcache.extract(name, annotation)
         expected.append(f"{name}|disk|{odd_types.described(value)}")
-    from django.conf import settings as django_settings
-
-    environment = {
-        **os.environ,
-        "DJANGO_SETTINGS_MODULE": "tests.settings",
-        "LLMCACHE_TEST_SETTINGS": json.dumps(django_settings.LLMCACHE, default=str),
-        "PYTHONHASHSEED": "7",
-    }
+    environment = child_environment(PYTHONHASHSEED="7")
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.splitlines() == expected
     assert sandbox.calls == len(ODD)

@@ -1,6 +1,5 @@
 """Processes killed under load: no charged call without a line in the journal, and the two books agree."""
 
-import json
 import os
 import random
 import signal
@@ -14,6 +13,7 @@ from django.conf import settings
 from llmcache.engine import process
 from llmcache.money.journal_files import claim_dead, unsettled
 from llmcache.testing.sandbox import Sandbox
+from tests.conftest import child_environment
 
 KILLS = 50
 THREADS = 4
@@ -22,11 +22,7 @@ THREADS = 4
 def test_killed_50_times_under_load(sandbox: Sandbox) -> None:
     sandbox.latency = 0.002
     chance = random.Random(20_261_121)
-    environment = {
-        **os.environ,
-        "DJANGO_SETTINGS_MODULE": "tests.settings",
-        "LLMCACHE_TEST_SETTINGS": json.dumps(settings.LLMCACHE, default=str),
-    }
+    environment = child_environment()
     with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
         waiting = [_start(environment, nowhere, "first"), _start(environment, nowhere, "second")]
         for number in range(KILLS):

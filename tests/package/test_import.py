@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from tests.conftest import child_environment
+
 PROGRAM = """
 import sys
 import {module}
@@ -22,9 +24,7 @@ def test_nothing_heavy_comes_with_an_import(module: str) -> None:
 
 
 HIT = """
-import sys, os
-os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
-import django
+import sys, os, django
 django.setup()
 import llmcache, tempfile
 from pydantic import BaseModel
@@ -44,12 +44,7 @@ print(*sorted({"openai", "httpx2", "genai_prices"} & set(sys.modules)))
 
 
 def test_a_hit_does_not_load_the_providers_sdk() -> None:
-    import json
-    import os
-
-    from django.conf import settings
-
-    environment = {**os.environ, "LLMCACHE_TEST_SETTINGS": json.dumps(settings.LLMCACHE, default=str)}
+    environment = child_environment()
     outputs = [
         subprocess.run(
             [sys.executable, "-c", HIT, word], capture_output=True, text=True, check=True, env=environment

@@ -1,0 +1,94 @@
+"""Settings of the demo and development project.
+
+Everything that it writes lies in ``var/`` at the root of the clone, or in the folder that ``LLMCACHE_DEMO_VAR`` names.
+``DJANGO_DEBUG=0`` turns debugging off.
+"""
+
+import os
+from pathlib import Path
+
+from django.core.management.utils import get_random_secret_key
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+VAR = Path(os.environ.get("LLMCACHE_DEMO_VAR") or BASE_DIR / "var").absolute()
+VAR.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _kept_secret(path: Path) -> str:
+    """Return the secret in a file that only its owner can read, made at the first start."""
+    if not path.exists():
+        # Written aside and renamed, so that another process starting now never reads a half-written one.
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        draft.touch(mode=0o600)
+        draft.write_text(get_random_secret_key())
+        draft.replace(path)
+    return path.read_text()
+
+
+SECRET_KEY = _kept_secret(VAR / "secret_key")
+DEBUG = os.environ.get("DJANGO_DEBUG") != "0"
+ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "llmcache",
+    "project.demo",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+ROOT_URLCONF = "project.urls"
+WSGI_APPLICATION = "project.wsgi.application"
+
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": VAR / "db.sqlite3",
+        "OPTIONS": {
+            # A transaction that turns from reading to writing half-way fails when another has written meanwhile.
+            "transaction_mode": "IMMEDIATE",
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+        },
+    },
+}
+
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en-us"
+STATIC_URL = "static/"
+
+LLMCACHE = {
+    "MODEL": "openai/gpt-5-mini",
+    "DISK_PATH": VAR / "cache",
+    "JOURNAL": VAR / "journal",
+}
+# The demo command brings its provider and key with it, and the pages ask nobody.
+SILENCED_SYSTEM_CHECKS = ["llmcache.W001"]

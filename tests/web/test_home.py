@@ -1,0 +1,212 @@
+"""The demo project's pages: what they show, what they cost, and that a strict content policy lets them be."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from urllib.parse import urljoin
+
+import pytest
+from django.contrib.staticfiles import finders
+from django.test import Client
+from pytest_django import DjangoAssertNumQueries
+
+from project.demo import reports
+from project.demo.latencies import measured
+from project.demo.models import DemoRun
+
+pytestmark = pytest.mark.django_db
+STARTED = datetime(2026, 3, 1, 9, 30, tzinfo=UTC)
+
+
+def keep_run(number: int = 0, **changes: object) -> DemoRun:
+    facts = {
+        "started_at": STARTED + timedelta(hours=number),
+        "seconds": 40.25,
+        "threads": 8,
+        "mode": DemoRun.Mode.SHARED,
+        "provider": DemoRun.Provider.SANDBOX,
+        "requests": 20_000,
+        "outcomes": {"miss": 12_182, "memory": 7_800, "collapsed": 18},
+        "provider_calls": 12_182,
+        "unlike_gold": 0,
+        "latencies": {
+            "memory": measured([9_000, 12_340, 80_000]),
+            "hit": measured([9_000, 12_340, 80_000]),
+            "miss": measured([2_500_000]),
+        },
+        "complete": True,
+    }
+    return DemoRun.objects.create(**{**facts, **changes})
+
+
+def second_run(number: int = 1) -> DemoRun:
+    return keep_run(
+        number,
+        outcomes={"disk": 12_182, "memory": 7_818},
+        provider_calls=0,
+        latencies={"disk": measured([60_000]), "memory": measured([9_000]), "hit": measured([9_000, 60_000])},
+    )
+
+
+class Page(HTMLParser):
+    """A page's elements in their order, and its tables as text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str]] = []
+        self.text = ""
+        self._in_cell = False
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("th", "td"):
+            self.rows[-1].append("")
+            self._in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("th", "td"):
+            self._in_cell = False
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self._in_cell:
+            self.rows[-1][-1] = " ".join((self.rows[-1][-1] + data).split())
+
+    def count(self, tag: str) -> int:
+        return sum(each == tag for each, _ in self.elements)
+
+
+@pytest.fixture
+def home(client: Client) -> Callable[[], Page]:
+    def get() -> Page:
+        response = client.get("/")
+        assert response.status_code == 200
+        return Page(response.content.decode())
+
+    return get
+
+
+def test_without_a_run_it_says_how_to_make_one(home: Callable[[], Page]) -> None:
+    page = home()
+    assert page.count("table") == 0
+    assert "make demo" in page.text
+    assert "Nothing has run yet" in page.text
+
+
+def test_a_run_is_shown_in_the_numbers_of_the_commands_table(home: Callable[[], Page]) -> None:
+    run = keep_run()
+    headings, shown, total = home().rows
+    labels, cells = zip(*reports.rows([reports.figures([run])]), strict=True)
+    assert tuple(headings[3:]) == labels
+    assert shown[3:] == total[1:] == [cell for (cell,) in cells]
+    assert shown[:3] == ["2026-03-01 09:30", "shared", "sandbox"]
+    numbers = dict(zip(headings[3:], shown[3:], strict=True))
+    assert numbers["hit rate"] == "39.09 %"
+    assert numbers["provider calls"] == "12,182"
+    assert numbers["hit latency, median"] == "12.3 µs"
+    assert numbers["hit latency, p99"] == "80.0 µs"
+    assert numbers["miss latency, median"] == "2.50 ms"
+    assert numbers["seconds"] in ("40.2", "40.3")
+
+
+def test_all_runs_are_added_up(home: Callable[[], Page]) -> None:
+    keep_run()
+    second_run()
+    headings, newest, oldest, total = home().rows
+    assert (newest[0], oldest[0]) == ("2026-03-01 10:30", "2026-03-01 09:30")
+    assert total[0] == "all 2 runs"
+    numbers = dict(zip(headings[3:], total[1:], strict=True))
+    assert (numbers["requests"], numbers["provider calls"]) == ("40,000", "12,182")
+    assert (numbers["hits: memory"], numbers["hits: disk"]) == ("15,618", "12,182")
+    assert numbers["hit rate"] == "69.55 %"
+    assert numbers["hit latency, median"].startswith("≈ ")
+    # Only one run had any: nothing had to be put together.
+    assert numbers["miss latency, median"] == "2.50 ms"
+
+
+def test_a_run_without_answers_has_dashes(home: Callable[[], Page]) -> None:
+    keep_run(outcomes={"error": 20}, requests=20, provider_calls=0, latencies={}, complete=False)
+    headings, shown, _ = home().rows
+    numbers = dict(zip(headings[3:], shown[3:], strict=True))
+    assert numbers["errors"] == "20"
+    assert numbers["hit rate"] == numbers["hit latency, median"] == numbers["miss latency, p99"] == "—"
+    assert "not complete" in shown[0]
+
+
+def test_the_last_ten_runs_are_shown_and_all_are_added_up(home: Callable[[], Page]) -> None:
+    for number in range(12):
+        keep_run(number)
+    page = home()
+    assert len(page.rows) == 1 + 10 + 1
+    assert "The last 10 of 12 runs" in page.text
+    assert page.rows[-1][:2] == ["all 12 runs", "240,000"]
+
+
+def test_it_takes_one_query_however_many_runs_there_are(
+    home: Callable[[], Page], django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    for number in range(12):
+        with django_assert_num_queries(1):
+            home()
+        keep_run(number)
+
+
+def test_its_table_can_be_read_out(home: Callable[[], Page]) -> None:
+    keep_run()
+    page = home()
+    assert page.count("caption") == page.count("table") == page.count("h1") == page.count("main") == 1
+    assert all(attributes.get("scope") in ("col", "row") for tag, attributes in page.elements if tag == "th")
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    named = [attributes["aria-labelledby"] for _, attributes in page.elements if "aria-labelledby" in attributes]
+    assert set(named) <= set(ids)
+    assert ("html", {"lang": "en"}) in page.elements
+
+
+def test_it_lives_with_a_strict_content_policy(client: Client) -> None:
+    keep_run()
+    response = client.get("/")
+    assert response.headers["Content-Security-Policy"].startswith("default-src 'none'; style-src 'self';")
+    page = Page(response.content.decode())
+    assert page.count("script") == page.count("style") == 0
+    for _, attributes in page.elements:
+        assert "style" not in attributes
+        assert not [name for name in attributes if name.startswith("on")]
+
+
+def test_all_that_it_loads_and_links_to_is_its_own(client: Client, home: Callable[[], Page]) -> None:
+    for tag, attributes in home().elements:
+        address = attributes.get("href") or attributes.get("src")
+        if address is None or address.startswith("#"):
+            continue
+        assert address.startswith("/"), address
+        if tag == "link":
+            assert finders.find(urljoin("/", address).removeprefix("/static/"))
+        else:
+            assert client.get(address).status_code in (200, 302)
+
+
+def test_it_is_only_read(client: Client) -> None:
+    assert client.head("/").status_code == 200
+    assert client.post("/").status_code == 405
+
+
+def test_runs_can_be_looked_at_in_the_admin_and_not_changed(admin_client: Client) -> None:
+    run = keep_run()
+    listed = Page(admin_client.get("/admin/demo/demorun/").content.decode())
+    assert any("39.09 %" in row and "12182" in row for row in listed.rows)
+    page = f"/admin/demo/demorun/{run.pk}/change/"
+    assert admin_client.get(page).status_code == 200
+    assert admin_client.post(page, {"requests": 1}).status_code == 403
+    assert admin_client.get("/admin/demo/demorun/add/").status_code == 403
+    assert admin_client.post(f"/admin/demo/demorun/{run.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert DemoRun.objects.get().requests == 20_000
+
+
+def test_runs_are_not_shown_to_strangers_in_the_admin(client: Client) -> None:
+    assert client.get("/admin/demo/demorun/").status_code == 302
