@@ -131,8 +131,10 @@ class Command(BaseCommand):
             return
         if not (sys.stdin.isatty() and self.stdout.isatty()):
             raise CommandError("Nobody is there to agree to this. Pass --yes.")
-        if input("Type 'yes' to go on: ").strip().lower() != "yes":
-            raise CommandError("Nothing was sent.")
+        with contextlib.suppress(EOFError):
+            if input("Type 'yes' to go on: ").strip().lower() == "yes":
+                return
+        raise CommandError("Nothing was sent.")
 
 
 def _between(low: int, high: int) -> Any:
