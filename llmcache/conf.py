@@ -6,18 +6,21 @@ be used is reported by ``problems`` (which the system checks show) and never rep
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, cast
 
 from django.conf import settings as django_settings
 
 from llmcache.exceptions import ConfigurationError
+from llmcache.money.pricing import DatedPrice
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class Settings:
     journal_fsync: bool
     max_text_bytes: int
     max_value_bytes: int
+    prices: Mapping[str, tuple[DatedPrice, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +183,49 @@ def _providers(value: Any) -> Mapping[str, ProviderSettings]:
     return providers
 
 
+def _prices(value: Any) -> Mapping[str, tuple[DatedPrice, ...]]:
+    if not isinstance(value, Mapping):
+        raise _Unusable("must be a dict of 'provider/model' to prices, e.g. {'openai/gpt-5': {'input': '1.25', …}}")
+    prices: dict[str, tuple[DatedPrice, ...]] = {}
+    for name, told in cast("Mapping[Any, Any]", value).items():
+        if type(name) is not str or not re.fullmatch(r"[^/\s]+/\S+", name):
+            raise _Unusable(f"has the key {name!r}, which is not 'provider/model'")
+        several = cast("list[Any]", told if isinstance(told, (list, tuple)) else [told])
+        prices[name] = tuple(_price(name, each) for each in several)
+    return prices
+
+
+def _price(name: str, told: Any) -> DatedPrice:
+    if not isinstance(told, Mapping):
+        raise _Unusable(f"[{name!r}] must be a dict, or a list of dicts, with 'input' and 'output'")
+    given = dict(cast("Mapping[Any, Any]", told))
+    since: Any = given.pop("since", date.min)
+    if not isinstance(since, date):
+        raise _Unusable(f"[{name!r}]['since'] must be a date or an aware datetime")
+    moment = since if isinstance(since, datetime) else datetime(since.year, since.month, since.day, tzinfo=UTC)
+    if moment.tzinfo is None:
+        raise _Unusable(f"[{name!r}]['since'] must be an aware datetime: a naive one means another moment elsewhere")
+    known = ["input", "cache_read", "output"]
+    for key in given:
+        if key not in known:
+            raise _Unusable(f"[{name!r}] has the unknown key {key!r}{_nearest(str(key), [*known, 'since'])}")
+    amounts = {key: _dollars(name, key, amount) for key, amount in given.items()}
+    if "input" not in amounts or "output" not in amounts:
+        raise _Unusable(f"[{name!r}] needs 'input' and 'output'; 'cache_read' is 'input' when it is left out")
+    return DatedPrice(moment, amounts["input"], amounts.get("cache_read", amounts["input"]), amounts["output"])
+
+
+def _dollars(name: str, key: str, amount: Any) -> Decimal:
+    # A float is not what was written: 0.1 has 55 digits.
+    number = Decimal("nan")
+    if type(amount) in (str, int, Decimal):
+        with contextlib.suppress(InvalidOperation):
+            number = Decimal(amount)
+    if not number.is_finite() or number < 0:
+        raise _Unusable(f"[{name!r}][{key!r}] must be dollars for a million tokens, as a str, an int or a Decimal")
+    return number
+
+
 def _nearest(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name.lower(), [item.lower() for item in known], n=1, cutoff=0.6)
     return f"; did you mean {next(item for item in known if item.lower() == near[0])!r}?" if near else ""
@@ -265,6 +312,13 @@ OPTIONS: tuple[Option, ...] = (
         _flag,
         "bool",
         "Whether a journal line is forced to the disk before the call goes on, so that it survives a loss of power.",
+    ),
+    Option(
+        "PRICES",
+        {},
+        _prices,
+        "dict of 'provider/model' to a dict, or a list of dicts, with 'input', 'output', 'cache_read', 'since'",
+        "Prices that come before those of genai-prices: US dollars for a million tokens, from a date on.",
     ),
     Option("MAX_TEXT_BYTES", 2**20, _whole(1), "int, bytes of UTF-8", "The longest content that is sent."),
     Option("MAX_VALUE_BYTES", 16 * 2**20, _whole(1), "int, bytes", "The longest reply that is read from a provider."),

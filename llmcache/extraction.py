@@ -7,6 +7,7 @@ from asyncio import _get_running_loop as running_loop  # pyright: ignore[reportP
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import timedelta
+from decimal import Decimal
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 
@@ -15,7 +16,9 @@ from pydantic import ValidationError
 from llmcache import request
 from llmcache.engine import counts, process
 from llmcache.engine.call import Answered, Call, Outcome, Reason
+from llmcache.envelope import UNKNOWN_COST
 from llmcache.exceptions import AsyncContext
+from llmcache.money.pricing import dollars
 from llmcache.money.usage import Usage
 from llmcache.request import NOT_GIVEN, CacheUse, NotGiven
 
@@ -54,6 +57,10 @@ class Extraction(Generic[T]):
     """The key of the request, in hex."""
     usage: Usage | None
     """Tokens that this very call consumed; None when it consumed none, or the provider did not tell."""
+    cost_incurred_usd: Decimal | None
+    """What this very call cost, all attempts included: 0 on a hit; None when that is not known."""
+    cost_avoided_usd: Decimal | None
+    """What the answer cost when it was made, where that was not paid again; None when that is not known."""
     latency_ms: float
     """How long this call took."""
     attempts: int
@@ -209,9 +216,11 @@ class Extractor:
             age_seconds=age,
             ttl_left_seconds=None if left == float("inf") else max(left, 0.0),
             key=entry.key.hex(),
-            usage=answered.usage,
+            usage=answered.spent.usage,
+            cost_incurred_usd=dollars(answered.spent.cost),
+            cost_avoided_usd=_avoided(answered),
             latency_ms=took * 1_000,
-            attempts=answered.attempts,
+            attempts=answered.spent.attempts,
             origin=str(entry.facts().get("origin", "provider")),
             _parts=(call.plan, entry.answer, rest),
         )
@@ -219,6 +228,13 @@ class Extractor:
     def _given(self, options: tuple[Any, ...]) -> dict[str, Any]:
         given = {name: value for name, value in zip(_OPTIONS, options, strict=True) if value is not NOT_GIVEN}
         return {**self._options, **given}
+
+
+def _avoided(answered: Answered) -> Decimal | None:
+    if answered.outcome not in ("hit", "collapsed"):
+        return Decimal(0)
+    cost = answered.entry.cost
+    return None if cost == UNKNOWN_COST else dollars(cost)
 
 
 def _way(name: str) -> Callable[..., tuple[Answered, Call, float]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING:
     from llmcache.envelope import Entry
     from llmcache.money.usage import Usage
     from llmcache.plans import Plan
+    from llmcache.providers.base import Failure, Reply
 
 Outcome = Literal["hit", "miss", "collapsed", "bypass"]
 """``collapsed``: answered by another call's provider call that was under way."""
@@ -50,6 +51,23 @@ class Call:
         return self.cache != "bypass" and self.ttl != 0
 
 
+@dataclass(slots=True)
+class Spent:
+    """What a call's attempts have come to so far."""
+
+    attempts: int = 0
+    usage: Usage | None = None
+    """Tokens of the replies that told them; None when none did."""
+    cost: int | None = 0
+    """10**-12 US dollars; None as soon as one attempt's cost is not known."""
+
+    def add(self, usage: Usage | None, cost: int | None) -> None:
+        """Add what an attempt that has ended consumed and cost, None for what is not known."""
+        if usage is not None:
+            self.usage = usage if self.usage is None else self.usage + usage
+        self.cost = None if cost is None or self.cost is None else self.cost + cost
+
+
 @dataclass(frozen=True, slots=True)
 class Answered:
     """A call's answer and how it came about."""
@@ -62,6 +80,15 @@ class Answered:
     entry: Entry
     rest: bytes | None
     """The completion without its answer; None when it was not looked up or is gone."""
-    attempts: int = 0
-    usage: Usage | None = None
-    """What this call itself consumed; None when nothing, or not known."""
+    spent: Spent = field(default_factory=Spent)
+    """What this very call has come to; nothing on a hit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt that left for the provider, and what became of it."""
+
+    call_id: str
+    reply: Reply | Failure
+    cost: int | None
+    """10**-12 US dollars; None when it is not known."""

@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 from django.views.decorators.debug import sensitive_variables
 from pydantic import ValidationError
 
-from llmcache.engine.call import Answered, Call, Reason
+from llmcache.engine.call import Answered, Attempt, Call, Reason, Spent
 from llmcache.engine.flights import ABANDONED, Flight, Landing
 from llmcache.envelope import Entry
 from llmcache.exceptions import (
@@ -33,8 +33,8 @@ from llmcache.exceptions import (
     Truncated,
     ValidationFailed,
 )
-from llmcache.money.usage import Usage
-from llmcache.providers.base import Body, Failure, Reply
+from llmcache.money.pricing import dollars
+from llmcache.providers.base import Body, Reply
 from llmcache.response_types import error_facts
 from llmcache.tiers.stack import Found
 
@@ -85,8 +85,8 @@ class Port(Protocol):
         """Raise ``ConfigurationError`` when the provider could not be called."""
         ...
 
-    async def ask(self, call: Call, body: Body, seconds: float, why: str, attempt: int) -> tuple[str, Reply | Failure]:
-        """Make one attempt, in the journal before it leaves and after it ends; return its id and what became of it."""
+    async def ask(self, call: Call, body: Body, seconds: float, why: str, attempt: int) -> Attempt:
+        """Make one attempt, in the journal before it leaves and after it ends, and return what became of it."""
         ...
 
     async def record_rejected(self, call_id: str, errors: tuple[dict[str, Any], ...]) -> None:
@@ -97,7 +97,7 @@ class Port(Protocol):
         """Let time pass."""
         ...
 
-    def entry(self, call: Call, reply: Reply, attempts: int, usage: Usage | None, seconds: float) -> Entry:
+    def entry(self, call: Call, reply: Reply, spent: Spent, seconds: float) -> Entry:
         """Return the entry of an answer that has just arrived."""
         ...
 
@@ -206,10 +206,7 @@ class _Leader:
         self.port = port
         self.deadline = deadline
         self.reason: Reason = reason
-        self.attempts = 0
-        self.usage: Usage | None = None
-        self.unknown = False
-        """Whether an attempt's cost is not known."""
+        self.spent = Spent()
         self.last: Entry | None = None
         self.rest = b""
 
@@ -225,7 +222,7 @@ class _Leader:
         began = port.now()
         while True:
             call_id, reply = await self._attempt(body, why)
-            entry = port.entry(call, reply, self.attempts, self.usage, port.now() - began)
+            entry = port.entry(call, reply, self.spent, port.now() - began)
             answer = self._usable(reply)
             errors = ({"loc": (), "type": "answer_missing"},)
             if answer is not None:
@@ -239,7 +236,7 @@ class _Leader:
                     if call.stores:
                         await port.write(entry, reply.rest)
                     outcome = "miss" if call.stores else "bypass"
-                    return Answered(value, outcome, self.reason, None, entry, reply.rest, self.attempts, self.usage)
+                    return Answered(value, outcome, self.reason, None, entry, reply.rest, self.spent)
             await port.record_rejected(call_id, errors)
             if reasks >= call.max_reasks or port.now() >= self.deadline:
                 raise self._failed(
@@ -267,12 +264,12 @@ class _Leader:
                         f"The call's timeout of {call.timeout:g} s is over. Raise timeout= or LLMCACHE['TIMEOUT']."
                     )
                 )
-            self.attempts += 1
-            call_id, reply = await port.ask(call, body, left, why, self.attempts)
+            self.spent.attempts += 1
+            attempt = await port.ask(call, body, left, why, self.spent.attempts)
+            reply = attempt.reply
+            self.spent.add(reply.usage if isinstance(reply, Reply) else None, attempt.cost)
             if isinstance(reply, Reply):
-                self._add(reply.usage)
-                return call_id, reply
-            self.unknown = self.unknown or reply.cost_usd is None
+                return attempt.call_id, reply
             wait = reply.retry_after if reply.retry_after is not None else self._backoff(retries)
             if not reply.retry or retries >= call.max_retries or port.now() + wait >= self.deadline:
                 raise self._failed(reply.error)
@@ -283,11 +280,6 @@ class _Leader:
     def _backoff(self, retries: int) -> float:
         # Half of it at random: callers that failed together must not come back together.
         return min(_FIRST_BACKOFF * 2**retries, _LONGEST_BACKOFF) * (0.5 + 0.5 * self.port.jitter())
-
-    def _add(self, usage: Usage | None) -> None:
-        self.unknown = True  # A price is known to nobody yet: whatever was charged is not a known amount.
-        if usage is not None:
-            self.usage = usage if self.usage is None else self.usage + usage
 
     def _usable(self, reply: Reply) -> str | None:
         """Return the answer's text, None when there is none; raises when asking again would not help."""
@@ -305,7 +297,7 @@ class _Leader:
         return reply.answer or None
 
     def _failed(self, error: LLMCacheError) -> LLMCacheError:
-        return error.add(**_facts(self.call), attempts=self.attempts, cost_usd=None if self.unknown else Decimal(0))
+        return error.add(**_facts(self.call), attempts=self.spent.attempts, cost_usd=dollars(self.spent.cost))
 
 
 def _facts(call: Call) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.views.decorators.debug import sensitive_variables
 
-from llmcache.engine.call import Call
+from llmcache.engine.call import Attempt, Call, Spent
 from llmcache.engine.flights import Flight, Landing
-from llmcache.envelope import Entry
-from llmcache.money.usage import Usage
+from llmcache.envelope import UNKNOWN_COST, Entry
+from llmcache.money.pricing import Cost
 from llmcache.providers.base import Body, Failure, Reply
 from llmcache.tiers.stack import Found
 
@@ -62,7 +62,7 @@ class BlockingPort:
         call.plan.provider.require_key()
 
     @sensitive_variables()
-    async def ask(self, call: Call, body: Body, seconds: float, why: str, attempt: int) -> tuple[str, Reply | Failure]:
+    async def ask(self, call: Call, body: Body, seconds: float, why: str, attempt: int) -> Attempt:
         call_id = str(uuid.uuid4())
         journal = self._runtime.journal
         journal.started(call_id, started_facts(call, why, attempt))
@@ -71,11 +71,13 @@ class BlockingPort:
             body, call_id=call_id, timeout=seconds, max_bytes=self._runtime.settings.max_value_bytes
         )
         latency_ms = round((self._clock.monotonic() - began) * 1_000)
-        if isinstance(reply, Reply):
-            journal.settled(call_id, settled_facts(reply, latency_ms))
-        else:
+        if isinstance(reply, Failure):
             journal.failed(call_id, failed_facts(reply, latency_ms))
-        return call_id, reply
+            return Attempt(call_id, reply, None if reply.cost_usd is None else 0)
+        asked, base_url = call.plan.model, call.plan.provider.base_url
+        cost = self._runtime.prices.cost(asked, reply.model, base_url, reply.usage, self._clock.wall())
+        journal.settled(call_id, settled_facts(reply, cost, latency_ms))
+        return Attempt(call_id, reply, cost and cost.pico_usd)
 
     async def record_rejected(self, call_id: str, errors: tuple[dict[str, Any], ...]) -> None:
         self._runtime.journal.rejected(call_id, {"errors": [str(item["type"]) for item in errors[:20]]})
@@ -83,8 +85,8 @@ class BlockingPort:
     async def pause(self, seconds: float) -> None:
         self._clock.sleep(seconds)
 
-    def entry(self, call: Call, reply: Reply, attempts: int, usage: Usage | None, seconds: float) -> Entry:
-        return entry_of(call, reply, attempts, usage, seconds, self._clock.wall())
+    def entry(self, call: Call, reply: Reply, spent: Spent, seconds: float) -> Entry:
+        return entry_of(call, reply, spent, seconds, self._clock.wall())
 
 
 def run(coroutine: Coroutine[Any, Any, _T]) -> _T:
@@ -116,8 +118,8 @@ def started_facts(call: Call, why: str, attempt: int) -> dict[str, Any]:
     }
 
 
-def settled_facts(reply: Reply, latency_ms: int) -> dict[str, Any]:
-    """Return what the journal says of a reply; token counts are None when the reply does not tell them."""
+def settled_facts(reply: Reply, cost: Cost | None, latency_ms: int) -> dict[str, Any]:
+    """Return what the journal says of a reply; tokens and cost are None when they are not known."""
     usage = reply.usage
     return {
         "model": _short(reply.model),
@@ -128,6 +130,9 @@ def settled_facts(reply: Reply, latency_ms: int) -> dict[str, Any]:
         "input_tokens": usage and usage.input_tokens,
         "cache_read_tokens": usage and usage.cache_read_tokens,
         "output_tokens": usage and usage.output_tokens,
+        "cost": cost and cost.pico_usd,
+        "price": cost and cost.price_id,
+        "price_source": cost and cost.source,
     }
 
 
@@ -139,14 +144,15 @@ def failed_facts(failure: Failure, latency_ms: int) -> dict[str, Any]:
         "status": error.status,
         "request_id": _short(error.request_id),
         "latency_ms": latency_ms,
-        "cost_usd": None if failure.cost_usd is None else str(failure.cost_usd),
+        "cost": None if failure.cost_usd is None else 0,
         "in_doubt": failure.in_doubt,
     }
 
 
 @sensitive_variables()
-def entry_of(call: Call, reply: Reply, attempts: int, usage: Usage | None, seconds: float, now: float) -> Entry:
+def entry_of(call: Call, reply: Reply, spent: Spent, seconds: float, now: float) -> Entry:
     """Return the entry of an answer that arrived at ``now`` (wall-clock seconds)."""
+    usage = spent.usage
     meta: dict[str, Any] = {
         "model": _short(reply.model),
         "asked": call.plan.model,
@@ -156,7 +162,7 @@ def entry_of(call: Call, reply: Reply, attempts: int, usage: Usage | None, secon
         "finish": _short(reply.finish_reason),
         "request_id": _short(reply.request_id),
         "tags": call.tags,
-        "attempts": attempts,
+        "attempts": spent.attempts,
         "usage": None
         if usage is None
         else {
@@ -174,6 +180,7 @@ def entry_of(call: Call, reply: Reply, attempts: int, usage: Usage | None, secon
         written_at=now,
         fresh_until=fresh_until,
         stale_until=fresh_until,
+        cost=UNKNOWN_COST if spent.cost is None else spent.cost,
         latency_ms=round(seconds * 1_000),
         meta=json.dumps(meta, separators=(",", ":")).encode(),
     )

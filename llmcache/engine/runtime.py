@@ -13,6 +13,7 @@ from llmcache.clock import Clock
 from llmcache.engine.flights import Flights
 from llmcache.exceptions import ConfigurationError
 from llmcache.money.journal import Journal
+from llmcache.money.pricing import PriceBook
 from llmcache.plans import Plan, Plans
 from llmcache.providers.openai_provider import OpenAIProvider
 from llmcache.tiers.configured import configured_tiers
@@ -36,6 +37,7 @@ class Runtime:
             fsync=settings.journal_fsync,
             clock=self.clock.wall,
         )
+        self.prices = PriceBook(settings.prices)
         self._providers: dict[str, OpenAIProvider] = {}
         self._lock = threading.Lock()
         # What the hit path compares, in the form in which it compares it.

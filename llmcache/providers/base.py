@@ -69,6 +69,11 @@ class Provider(Protocol):
         """What names the provider in keys."""
         ...
 
+    @property
+    def base_url(self) -> str:
+        """Address of the API."""
+        ...
+
     def require_key(self) -> None:
         """Raise ``ConfigurationError`` when a call could not be made for want of a key."""
         ...

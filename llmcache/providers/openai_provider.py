@@ -55,9 +55,9 @@ class OpenAIProvider:
             raise ConfigurationError(
                 f"LLMCACHE['PROVIDERS'][{alias!r}] has no 'base_url'. Add it: only 'openai' has one by default."
             )
-        self._base_url = base_url or DEFAULT_BASE_URL
+        self.base_url = base_url or DEFAULT_BASE_URL
         self.identity = (
-            f"{alias} {settings.identity}" if settings.identity else keys.provider_identity(alias, self._base_url)
+            f"{alias} {settings.identity}" if settings.identity else keys.provider_identity(alias, self.base_url)
         )
         self._lock = threading.Lock()
         self._client: openai.OpenAI | None = None
@@ -146,7 +146,7 @@ class OpenAIProvider:
             if self._client is None or self._pid != os.getpid() or self._client.api_key != key:
                 self._client = openai.OpenAI(
                     api_key=key,
-                    base_url=self._base_url,
+                    base_url=self.base_url,
                     max_retries=0,
                     # A redirect could carry the key to another host.
                     http_client=httpx2.Client(transport=DeadlineTransport(), follow_redirects=False),

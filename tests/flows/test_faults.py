@@ -34,14 +34,14 @@ def provider(sandbox: Sandbox) -> Sandbox:
 
 
 # What is asked of each fault: the error, its code, attempts with no retry allowed, charged calls, and the cost that is
-# known of the attempt ("0", None, or "settled" for one whose usage the provider told).
+# known of the attempt (0, None, or "settled" for one whose usage the provider told).
 FAULTS: dict[str, tuple[Callable[[], Any], type[llmcache.LLMCacheError], str, int, Any]] = {
-    "rate limited": (lambda: faults.rate_limited(retry_after=7), llmcache.RateLimited, "rate_limited", 0, "0"),
-    "500": (lambda: faults.server_error(500), llmcache.ProviderUnavailable, "provider_unavailable", 0, "0"),
-    "502": (lambda: faults.server_error(502), llmcache.ProviderUnavailable, "provider_unavailable", 0, "0"),
-    "401": (faults.unauthorized, llmcache.AuthenticationFailed, "authentication_failed", 0, "0"),
-    "400": (faults.bad_request, llmcache.ProviderError, "provider_error", 0, "0"),
-    "redirect": (lambda: faults.redirect("http://127.0.0.1:9/v1"), llmcache.ProviderError, "provider_error", 0, "0"),
+    "rate limited": (lambda: faults.rate_limited(retry_after=7), llmcache.RateLimited, "rate_limited", 0, 0),
+    "500": (lambda: faults.server_error(500), llmcache.ProviderUnavailable, "provider_unavailable", 0, 0),
+    "502": (lambda: faults.server_error(502), llmcache.ProviderUnavailable, "provider_unavailable", 0, 0),
+    "401": (faults.unauthorized, llmcache.AuthenticationFailed, "authentication_failed", 0, 0),
+    "400": (faults.bad_request, llmcache.ProviderError, "provider_error", 0, 0),
+    "redirect": (lambda: faults.redirect("http://127.0.0.1:9/v1"), llmcache.ProviderError, "provider_error", 0, 0),
     "reset before": (faults.reset_before_charge, llmcache.ProviderUnavailable, "provider_unavailable", 0, None),
     "reset after": (faults.reset_after_charge, llmcache.ProviderUnavailable, "provider_unavailable", 1, None),
     "reset mid body": (faults.reset_mid_body, llmcache.ProviderUnavailable, "provider_unavailable", 1, None),
@@ -82,7 +82,7 @@ def test_a_fault_is_the_right_error_and_nothing_is_stored(
     error = caught.value
     assert type(error) is error_type
     assert (error.code, error.attempts, error.kind, error.model) == (code, 1, "Person", "openai/gpt-5-mini")
-    assert error.cost_usd == (Decimal(0) if cost == "0" else None)
+    assert error.cost_usd == (Decimal(0) if cost == 0 else None)
     if charged is not None:
         assert provider.calls == charged
 
@@ -98,7 +98,7 @@ def test_a_fault_is_the_right_error_and_nothing_is_stored(
         charge = provider.charges()[0]
         assert lines[1].facts["output_tokens"] == charge["output_tokens"]
     else:
-        assert lines[1].facts["cost_usd"] == cost
+        assert lines[1].facts["cost"] == cost
     assert "Canary" not in journal.text()
 
     provider.heal()

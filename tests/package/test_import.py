@@ -51,7 +51,7 @@ def test_a_hit_does_not_load_the_providers_sdk() -> None:
         ).stdout.split()
         for word in ("miss", "hit")
     ]
-    assert outputs == [["httpx2", "openai"], ["disk"]]
+    assert outputs == [["genai_prices", "httpx2", "openai"], ["disk"]]
 
 
 def test_an_import_opens_and_starts_nothing(tmp_path: object) -> None:

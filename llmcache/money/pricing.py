@@ -1,0 +1,112 @@
+"""Prices: what an attempt cost, by the price that was in force when it was made.
+
+The book is genai-prices, which is data in a package: it fetches nothing by itself. Prices from ``LLMCACHE['PRICES']``,
+dated, come first. What is not known is None, never zero: a cost that was guessed cannot be told from one that was paid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import cache
+from typing import Final
+
+from llmcache.money.usage import Usage
+
+PICO: Final = 10**12
+"""Costs are whole numbers of 10**-12 US dollars: sums of them are exact."""
+_TOKENS: Final = 10**6
+
+
+@dataclass(frozen=True, slots=True)
+class DatedPrice:
+    """US dollars for a million tokens of each class, from a moment on."""
+
+    since: datetime
+    input: Decimal
+    cache_read: Decimal
+    output: Decimal
+
+    def cost(self, usage: Usage) -> int:
+        """Return what this usage costs, in 10**-12 US dollars."""
+        dollars = (
+            usage.input_tokens * self.input
+            + usage.cache_read_tokens * self.cache_read
+            + usage.output_tokens * self.output
+        )
+        return round(dollars * (PICO // _TOKENS))
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What an attempt cost, and by which price."""
+
+    pico_usd: int
+    """10**-12 US dollars."""
+    price_id: str
+    """Which price of its source was used."""
+    source: str
+    """``settings``, or the name and version of the book."""
+
+
+def dollars(pico_usd: int | None) -> Decimal | None:
+    """Return a cost in US dollars; None stays None."""
+    return None if pico_usd is None else Decimal(pico_usd) / PICO
+
+
+class PriceBook:
+    """The prices in force: those of the settings before those of genai-prices."""
+
+    def __init__(self, overrides: Mapping[str, tuple[DatedPrice, ...]]) -> None:
+        self._overrides = overrides
+
+    def cost(self, asked: str, answered: str | None, base_url: str, usage: Usage | None, at: float) -> Cost | None:
+        """Return what an attempt at ``at`` (seconds since the epoch) cost; None when usage or price is not known.
+
+        ``asked`` is ``alias/model``, ``answered`` the model that the reply names. It is looked up first, then the one
+        that was asked: a provider may answer with a snapshot that is newer than the book. The book's provider is found
+        by the address that was called: a server of one's own under the alias ``openai`` has not OpenAI's prices.
+        """
+        if usage is None:
+            return None
+        when = datetime.fromtimestamp(at, UTC)
+        alias, _, model = asked.partition("/")
+        for name in dict.fromkeys(each for each in (answered, model) if each):
+            cost = self._from_settings(f"{alias}/{name}", usage, when) or _from_book(base_url, name, usage, when)
+            if cost is not None:
+                return cost
+        return None
+
+    def _from_settings(self, name: str, usage: Usage, when: datetime) -> Cost | None:
+        in_force = [price for price in self._overrides.get(name, ()) if price.since <= when]
+        if not in_force:
+            return None
+        price = max(in_force, key=lambda each: each.since)
+        return Cost(price.cost(usage), f"{name} since {price.since:%Y-%m-%d}", "settings")
+
+
+def _from_book(base_url: str, model: str, usage: Usage, when: datetime) -> Cost | None:
+    # Loaded at the first attempt that is paid for: 0.1 s that no hit should wait for.
+    from genai_prices import Usage as Told
+    from genai_prices import calc_price
+
+    # The book counts cached input inside the input, as OpenAI tells it.
+    told = Told(
+        input_tokens=usage.input_tokens + usage.cache_read_tokens,
+        cache_read_tokens=usage.cache_read_tokens,
+        output_tokens=usage.output_tokens,
+    )
+    try:
+        found = calc_price(told, model_ref=model, provider_api_url=base_url, genai_request_timestamp=when)
+    except (LookupError, ValueError):
+        return None
+    return Cost(round(found.total_price * PICO), f"{found.provider.id}/{found.model.id}", _book_name())
+
+
+@cache
+def _book_name() -> str:
+    from importlib.metadata import version
+
+    return f"genai-prices {version('genai-prices')}"
