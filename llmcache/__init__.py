@@ -4,7 +4,8 @@
 
 The way of one call, and the modules in its order:
 
-    extraction    the front door: ``extract`` and its sisters; a plain hit in memory ends here
+    extraction    the front door: ``extract`` and its sisters; a hit in memory ends here
+    prepared      what is known of a call before its content, found by its arguments
     answering     from arguments to an answer: the way of every other call
     request       the arguments, checked
     plans         what does not depend on the content, compiled once per type, model and parameters

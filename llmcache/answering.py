@@ -18,6 +18,8 @@ from llmcache.engine.ports import BlockingPort, run
 from llmcache.engine.runtime import Runtime
 from llmcache.exceptions import LLMCacheError
 from llmcache.plans import MAX_KIND
+from llmcache.prepared import Prepared, lookup_of
+from llmcache.request import NOT_GIVEN
 
 
 @sensitive_variables()
@@ -25,14 +27,16 @@ def answer(
     now: Runtime,
     content: Any,
     response_model: Any,
-    options: Mapping[str, Any],
-    params: Mapping[str, Any],
+    options: tuple[Any, ...],
+    params: dict[str, Any],
     *,
     needs_completion: bool = False,
 ) -> tuple[Answered, Call, float]:
     """Return how a call was answered, the call, and the seconds it took. Raises what ``llmcache.extract`` documents."""
     began = now.clock.monotonic()
-    call = checked(now, content, response_model, options, params, needs_completion=needs_completion)
+    given = {name: value for name, value in zip(request.OPTIONS, options, strict=True) if value is not NOT_GIVEN}
+    call = checked(now, content, response_model, given, params, needs_completion=needs_completion)
+    _keep_prepared(now, call, response_model, options, params)
     kind, model = call.plan.kind, call.plan.model
     try:
         answered = run(resolve(call, BlockingPort(now)))
@@ -41,6 +45,21 @@ def answer(
         raise
     counts.count((kind, model, answered.tier, answered.outcome))
     return answered, call, now.clock.monotonic() - began
+
+
+def _keep_prepared(
+    now: Runtime, call: Call, response_model: Any, options: tuple[Any, ...], params: dict[str, Any]
+) -> None:
+    """Let the next call with these arguments be answered from memory without checking them again."""
+    # Parameters that are not in the key differ from call to call: they would only push others out of the table.
+    if call.cache != "use" or not call.stores or call.unkeyed:
+        return
+    # A class is found by its identity, so the plan has to be the one that keeps this very class alive.
+    if isinstance(response_model, type) and call.plan.response.annotation is not response_model:
+        return
+    lookup = lookup_of(response_model, options, params)
+    if lookup is not None and now.prepared.get(lookup) is None:
+        now.prepared.keep(lookup, Prepared(call.plan, call.scope, call.max_age))
 
 
 @sensitive_variables()
@@ -75,11 +94,10 @@ def checked(
         request.word("kind", options["kind"], most=MAX_KIND) if "kind" in options else None,
         keyed,
     )
-    if not options and not keyed and not unkeyed:
-        now.plans.keep_plain(response_model, plan)
     return Call(
         plan=plan,
         content=data.decode(),
+        scope=scope,
         key=plan.key(scope, data),
         ttl=ttl,
         cache=cache,

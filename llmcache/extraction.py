@@ -20,6 +20,7 @@ from llmcache.envelope import UNKNOWN_COST
 from llmcache.exceptions import AsyncContext
 from llmcache.money.pricing import dollars
 from llmcache.money.usage import Usage
+from llmcache.prepared import lookup_of
 from llmcache.request import NOT_GIVEN, CacheUse, NotGiven
 
 if TYPE_CHECKING:
@@ -29,11 +30,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_OPTIONS: Final = (
-    *("model", "system", "kind", "ttl", "tenant", "subject", "tags", "version", "variant", "cache", "timeout"),
-    *("max_retries", "max_reasks", "unkeyed"),
-)
-_NONE_GIVEN: Final = (NOT_GIVEN,) * len(_OPTIONS)
 _NO_HIT: Final = object()
 
 
@@ -84,12 +80,11 @@ class Extractor:
     """
 
     def __init__(self, **defaults: Any) -> None:
-        options = {name: value for name, value in defaults.items() if name in _OPTIONS}
-        params = {name: value for name, value in defaults.items() if name not in _OPTIONS}
-        request.split_params(params, options.get("unkeyed"))
-        self._options = options
-        self._params = params
-        self._plain = not defaults
+        self._options = tuple(defaults.pop(name, NOT_GIVEN) for name in request.OPTIONS)
+        self._params = defaults
+        self._plain = not defaults and self._options == request.NONE_GIVEN
+        # Names that cannot be passed are better refused here than at every call.
+        request.split_params(defaults, None)
 
     def extract(
         self,
@@ -134,11 +129,12 @@ class Extractor:
             *(model, system, kind, ttl, tenant, subject, tags, version, variant, cache, timeout),
             *(max_retries, max_reasks, unkeyed),
         )
-        if self._plain and not params and options == _NONE_GIVEN:
-            value = _plain_hit(content, response_model)
-            if value is not _NO_HIT:
-                return value
-        return _way("extract")(content, response_model, self._given(options), {**self._params, **params})[0].value
+        if not self._plain:
+            options, params = self._merged(options, params)
+        value = _memory_hit(content, response_model, options, params)
+        if value is not _NO_HIT:
+            return value
+        return _way("extract")(content, response_model, options, params)[0].value
 
     def extract_with_completion(
         self,
@@ -171,7 +167,7 @@ class Extractor:
             *(max_retries, max_reasks, unkeyed),
         )
         answered, call, _ = _way("extract_with_completion")(
-            content, response_model, self._given(options), {**self._params, **params}, needs_completion=True
+            content, response_model, *self._merged(options, params), needs_completion=True
         )
         return answered.value, call.plan.provider.completion(answered.rest or b"", answered.entry.answer)
 
@@ -201,9 +197,7 @@ class Extractor:
             *(model, system, kind, ttl, tenant, subject, tags, version, variant, cache, timeout),
             *(max_retries, max_reasks, unkeyed),
         )
-        answered, call, took = _way("extract_with_info")(
-            content, response_model, self._given(options), {**self._params, **params}
-        )
+        answered, call, took = _way("extract_with_info")(content, response_model, *self._merged(options, params))
         now = process.current()
         entry, age = answered.entry, max(now.clock.wall() - answered.entry.written_at, 0.0)
         rest = answered.rest if answered.rest is not None else now.tiers.read_rest(entry)
@@ -225,9 +219,12 @@ class Extractor:
             _parts=(call.plan, entry.answer, rest),
         )
 
-    def _given(self, options: tuple[Any, ...]) -> dict[str, Any]:
-        given = {name: value for name, value in zip(_OPTIONS, options, strict=True) if value is not NOT_GIVEN}
-        return {**self._options, **given}
+    def _merged(self, options: tuple[Any, ...], params: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        bound = zip(options, self._options, strict=True)
+        return tuple(default if option is NOT_GIVEN else option for option, default in bound), {
+            **self._params,
+            **params,
+        }
 
 
 def _avoided(answered: Answered) -> Decimal | None:
@@ -246,16 +243,16 @@ def _way(name: str) -> Callable[..., tuple[Answered, Call, float]]:
     return partial(answer, process.current())
 
 
-def _plain_hit(content: Any, response_model: Any) -> Any:
-    """Return the value of a call without options that memory answers, or ``_NO_HIT``.
+def _memory_hit(content: Any, response_model: Any, options: tuple[Any, ...], params: dict[str, Any]) -> Any:
+    """Return the value of a call that memory answers, or ``_NO_HIT``.
 
     This is the way of nearly all calls, so it does nothing that another way can do: whatever is unusual is no hit.
     """
     if running_loop() is not None:
         _raise_async_context("extract")
     now = process.current()
-    plan = now.plans.plain(response_model)
-    if plan is None or now.memory is None or type(content) is not str:
+    prepared = now.prepared.get(lookup_of(response_model, options, params))
+    if prepared is None or now.memory is None or type(content) is not str or not prepared.plan.response.current():
         return _NO_HIT
     try:
         data = content.encode()
@@ -263,19 +260,19 @@ def _plain_hit(content: Any, response_model: Any) -> Any:
         return _NO_HIT
     if not 0 < len(data) <= now.max_text_bytes:
         return _NO_HIT
-    state = plan.plain.copy()
+    state = prepared.state.copy()
     state.update(data)
     held = now.memory.get(state.digest())
     if held is None:
         return _NO_HIT
     clock = now.monotonic()
-    if clock >= held.expires or clock - held.written >= now.max_age:
+    if clock >= held.expires or clock - held.written >= prepared.max_age:
         return _NO_HIT
     try:
-        value = plan.validate(held.answer)
+        value = prepared.validate(held.answer)
     except ValidationError:
         return _NO_HIT
-    counts.count(plan.memory_hit)
+    counts.count(prepared.memory_hit)
     return value
 
 

@@ -18,11 +18,13 @@ import re
 from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from hashlib import _Hash as Hash  # pyright: ignore[reportPrivateUsage]  # typeshed has no public name for it
+    from hashlib import _Hash  # pyright: ignore[reportPrivateUsage]  # typeshed has no public name for it
+
+HashState: TypeAlias = "_Hash"
 
 KEY_FORMAT: Final = 1
 _LABEL: Final = b"llmcache key 1\n"
@@ -43,7 +45,7 @@ def canonical_json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
-def plan_state(*, identity: str, kind: str, type_name: str, version: str, head: bytes) -> Hash:
+def plan_state(*, identity: str, kind: str, type_name: str, version: str, head: bytes) -> HashState:
     """Return the hash state of everything a plan knows; a key is a copy of it, continued."""
     state = hashlib.sha256(_LABEL)
     for part in (identity.encode(), kind.encode(), type_name.encode(), version.encode(), head):

@@ -31,7 +31,7 @@ logger = logging.getLogger("llmcache.call")
 class Plan:
     """One response type asked of one model with one set of parameters."""
 
-    __slots__ = ("body", "kind", "memory_hit", "model", "plain", "provider", "response", "state", "system", "validate")
+    __slots__ = ("body", "kind", "memory_hit", "model", "provider", "response", "state", "system", "validate")
 
     def __init__(
         self,
@@ -59,8 +59,6 @@ class Plan:
             version=version,
             head=_head(self.body, params),
         )
-        self.plain = self.state.copy()
-        self.plain.update(keys.NO_SCOPE)
 
     def key(self, scope: bytes, content: bytes) -> bytes:
         """Return the key of a content asked under a scope."""
@@ -96,22 +94,6 @@ class Plans:
         self._plans: OrderedDict[Hashable, Plan] = OrderedDict()
         self._types: OrderedDict[Hashable, ResponseType] = OrderedDict()
         self._kinds: dict[str, tuple[str, str]] = {}
-        self._by_identity: dict[int, Plan] = {}
-
-    def plain(self, annotation: Any) -> Plan | None:
-        """Return the plan of a call without options for the very object that it was made of; takes no lock."""
-        plan = self._by_identity.get(id(annotation))
-        if plan is None or plan.response.annotation is not annotation or not plan.response.current():
-            return None
-        return plan
-
-    def keep_plain(self, annotation: Any, plan: Plan) -> None:
-        """Let ``plain`` find a plan from now on; not for types written inline, which are new objects each time."""
-        if plan.response.annotation is annotation:
-            with self._lock:
-                if len(self._by_identity) >= MAX_PLANS:
-                    self._by_identity.clear()
-                self._by_identity[id(annotation)] = plan
 
     def get(
         self,

@@ -21,11 +21,6 @@ MAX_WORD: Final = 1_000
 """Characters of a tenant, subject, tag, version or variant."""
 MAX_TAGS: Final = 1_000
 
-_OWN_NAMES: Final = (
-    *("content", "response_model", "model", "system", "kind", "ttl", "tenant", "subject", "tags", "version"),
-    *("variant", "cache", "timeout", "max_retries", "max_reasks", "unkeyed"),
-)
-
 
 class NotGiven:
     """Type of ``NOT_GIVEN``: what an argument is that was not passed, so that None can mean something."""
@@ -38,6 +33,14 @@ class NotGiven:
 
 
 NOT_GIVEN: Final = NotGiven()
+
+OPTIONS: Final = (
+    *("model", "system", "kind", "ttl", "tenant", "subject", "tags", "version", "variant", "cache", "timeout"),
+    *("max_retries", "max_reasks", "unkeyed"),
+)
+"""The options of a call, in the order in which they travel."""
+
+NONE_GIVEN: Final = (NOT_GIVEN,) * len(OPTIONS)
 
 
 def encode_text(content: object, max_bytes: int) -> bytes:
@@ -226,7 +229,7 @@ def _refuse_name(name: str) -> None:
         raise InvalidRequest(
             f"{name}= cannot be passed: llmcache sets it, or its answer could not be cached as one value."
         )
-    for own in _OWN_NAMES:
+    for own in ("content", "response_model", *OPTIONS):
         if _distance(name, own) <= (1 if len(own) <= 4 else 2):
             raise InvalidRequest(
                 f"Unknown parameter {name}=; did you mean {own}=? What llmcache does not know goes to the provider."

@@ -28,6 +28,8 @@ class Call:
 
     plan: Plan
     content: str
+    scope: bytes
+    """What of tenant, subject, tags, version and variant is in the key."""
     key: bytes
     ttl: float | None
     """Seconds; None = any age, 0 = ask and do not store."""

@@ -15,6 +15,7 @@ from llmcache.exceptions import ConfigurationError
 from llmcache.money.journal import Journal
 from llmcache.money.pricing import PriceBook
 from llmcache.plans import Plan, Plans
+from llmcache.prepared import PreparedCalls
 from llmcache.providers.openai_provider import OpenAIProvider
 from llmcache.tiers.configured import configured_tiers
 
@@ -30,6 +31,7 @@ class Runtime:
         memory = self.tiers.memory
         self.memory = memory.store if memory else None
         self.plans = Plans(memory.name if memory else None)
+        self.prepared = PreparedCalls()
         self.flights = Flights()
         self.journal = Journal(
             settings.journal or conf.default_journal(),
@@ -42,7 +44,6 @@ class Runtime:
         self._lock = threading.Lock()
         # What the hit path compares, in the form in which it compares it.
         self.monotonic = self.clock.monotonic
-        self.max_age = float("inf") if settings.ttl is None else settings.ttl
         self.max_text_bytes = settings.max_text_bytes
 
     def provider(self, alias: str) -> OpenAIProvider:
@@ -81,6 +82,7 @@ class Runtime:
         self._lock = threading.Lock()
         self.flights.reset_after_fork()
         self.plans.reset_after_fork()
+        self.prepared.reset_after_fork()
         for provider in self._providers.values():
             provider.reset_after_fork()
 

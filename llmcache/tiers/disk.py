@@ -85,7 +85,7 @@ class DiskStore:
     def clear(self) -> None:
         """Remove all entries and give their space back."""
         self._write("DELETE FROM entries", ())
-        self._execute("PRAGMA incremental_vacuum", ())
+        self._file.connection().shrink()
 
     def close(self) -> None:
         """Close this process's connections; the next use opens one."""

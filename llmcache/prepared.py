@@ -1,0 +1,76 @@
+"""What is known of a call before its content: found by the very arguments of the call, checked and compiled once.
+
+An argument is looked up together with its type, because ``1``, ``1.0`` and ``True`` are one key of a dict. What cannot
+be looked up (a list among the parameters, say) is checked anew each time. The table is bounded.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any, Final
+
+from llmcache.request import NONE_GIVEN
+
+if TYPE_CHECKING:
+    from llmcache.keys import HashState
+    from llmcache.plans import Plan
+
+MAX_PREPARED: Final = 1_024
+
+
+class Prepared:
+    """A plan under a scope, with the age that an answer may have."""
+
+    __slots__ = ("max_age", "memory_hit", "plan", "state", "validate")
+
+    def __init__(self, plan: Plan, scope: bytes, max_age: float) -> None:
+        self.plan = plan
+        self.state: HashState = plan.state.copy()
+        self.state.update(scope)
+        self.max_age = max_age
+        self.validate = plan.validate
+        self.memory_hit = plan.memory_hit
+
+
+class PreparedCalls:
+    """The prepared calls of one runtime; finding one takes no lock."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: dict[Hashable, Prepared] = {}
+        self.get = self._found.get
+
+    def keep(self, lookup: Hashable, prepared: Prepared) -> None:
+        """Let ``get`` find it from now on."""
+        with self._lock:
+            if len(self._found) >= MAX_PREPARED:
+                self._found.clear()
+            self._found[lookup] = prepared
+
+    def reset_after_fork(self) -> None:
+        """Take a new lock: the old one may have been held by a thread that the child does not have."""
+        self._lock = threading.Lock()
+
+
+def lookup_of(response_model: Any, options: tuple[Any, ...], params: dict[str, Any]) -> Hashable:
+    """Return what a call with these arguments is found by; None when it cannot be found."""
+    # A class stands for itself by its identity, which what is kept keeps alive; another type by its structure.
+    annotation = id(response_model) if isinstance(response_model, type) else _structure(response_model)
+    if not params and options == NONE_GIVEN:
+        return annotation
+    # 0.0 and -0.0 are equal and of one type, but not one number to a model.
+    values = tuple(repr(value) if type(value) is float else value for value in params.values())
+    lookup = (annotation, options, *map(type, options), *params, *values, *map(type, params.values()))
+    try:
+        hash(lookup)
+    except TypeError:
+        return None
+    # What lies in a tuple is not tagged with its type.
+    return None if any(type(value) is tuple for value in values) else lookup
+
+
+def _structure(annotation: Any) -> Hashable:
+    from llmcache.response_types import structure
+
+    return structure(annotation)
