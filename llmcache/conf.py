@@ -205,14 +205,15 @@ def _price(name: str, told: Any) -> DatedPrice:
     moment = since if isinstance(since, datetime) else datetime(since.year, since.month, since.day, tzinfo=UTC)
     if moment.tzinfo is None:
         raise _Unusable(f"[{name!r}]['since'] must be an aware datetime: a naive one means another moment elsewhere")
-    known = ["input", "cache_read", "output"]
+    known = ["input", "cache_read", "cache_write", "output"]
     for key in given:
         if key not in known:
             raise _Unusable(f"[{name!r}] has the unknown key {key!r}{_nearest(str(key), [*known, 'since'])}")
     amounts = {key: _dollars(name, key, amount) for key, amount in given.items()}
     if "input" not in amounts or "output" not in amounts:
-        raise _Unusable(f"[{name!r}] needs 'input' and 'output'; 'cache_read' is 'input' when it is left out")
-    return DatedPrice(moment, amounts["input"], amounts.get("cache_read", amounts["input"]), amounts["output"])
+        raise _Unusable(f"[{name!r}] needs 'input' and 'output'; the others cost what input does when left out")
+    read, written = (amounts.get(key, amounts["input"]) for key in ("cache_read", "cache_write"))
+    return DatedPrice(moment, amounts["input"], read, amounts["output"], written)
 
 
 def _dollars(name: str, key: str, amount: Any) -> Decimal:
@@ -317,7 +318,7 @@ OPTIONS: tuple[Option, ...] = (
         "PRICES",
         {},
         _prices,
-        "dict of 'provider/model' to a dict, or a list of dicts, with 'input', 'output', 'cache_read', 'since'",
+        "dict of 'provider/model' to dict(s) with 'input', 'output', 'cache_read', 'cache_write', 'since'",
         "Prices that come before those of genai-prices: US dollars for a million tokens, from a date on.",
     ),
     Option("MAX_TEXT_BYTES", 2**20, _whole(1), "int, bytes of UTF-8", "The longest content that is sent."),

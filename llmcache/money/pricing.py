@@ -28,6 +28,7 @@ class DatedPrice:
     input: Decimal
     cache_read: Decimal
     output: Decimal
+    cache_write: Decimal
 
     def cost(self, usage: Usage) -> int:
         """Return what this usage costs, in 10**-12 US dollars."""
@@ -35,6 +36,7 @@ class DatedPrice:
             usage.input_tokens * self.input
             + usage.cache_read_tokens * self.cache_read
             + usage.output_tokens * self.output
+            + usage.cache_write_tokens * self.cache_write
         )
         return round(dollars * (PICO // _TOKENS))
 
@@ -94,8 +96,9 @@ def _from_book(base_url: str, model: str, usage: Usage, when: datetime) -> Cost 
 
     # The book counts cached input inside the input, as OpenAI tells it.
     told = Told(
-        input_tokens=usage.input_tokens + usage.cache_read_tokens,
+        input_tokens=usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens,
         cache_read_tokens=usage.cache_read_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
         output_tokens=usage.output_tokens,
     )
     try:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from django.views.decorators.debug import sensitive_variables
 
@@ -30,7 +30,7 @@ from llmcache.exceptions import (
     ProviderUnavailable,
     RateLimited,
 )
-from llmcache.money.usage import Usage
+from llmcache.money.usage import told_usage
 from llmcache.providers.base import RESERVED_FIELDS, Body, Failure, Reply
 from llmcache.providers.schema import ResponseSchema, response_format
 
@@ -193,26 +193,10 @@ def _reply(data: bytes, request_id: str | None, status: int) -> Reply | Failure:
         finish_reason=finish if isinstance(finish, str) else None,
         refused=bool(message.get("refusal")) or finish == "content_filter",
         model=facts["model"] if isinstance(facts.get("model"), str) else None,
-        usage=_usage(facts.get("usage")),
+        usage=told_usage(facts.get("usage")),
         request_id=request_id,
         rest=rest,
     )
-
-
-def _usage(told: Any) -> Usage | None:
-    """Return disjoint token classes; None when the provider does not tell them or tells what cannot be."""
-    if not isinstance(told, dict):
-        return None
-    usage = cast("dict[str, Any]", told)
-    details: Any = usage.get("prompt_tokens_details")
-    cached: Any = cast("dict[str, Any]", details).get("cached_tokens") if isinstance(details, dict) else None
-    prompt: Any = usage.get("prompt_tokens")
-    output: Any = usage.get("completion_tokens")
-    cached = cached or 0
-    # OpenAI counts cached input inside the input and reasoning inside the output.
-    if not all(type(count) is int and count >= 0 for count in (prompt, output, cached)) or cached > prompt:
-        return None
-    return Usage(prompt - cached, cached, output)
 
 
 @sensitive_variables()
