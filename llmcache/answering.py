@@ -58,7 +58,10 @@ def _keep_prepared(
     if isinstance(response_model, type) and call.plan.response.annotation is not response_model:
         return
     lookup = lookup_of(response_model, options, params)
-    if lookup is not None and now.prepared.get(lookup) is None:
+    if lookup is None:
+        return
+    found = now.prepared.get(lookup)
+    if found is None or found.plan is not call.plan:
         now.prepared.keep(lookup, Prepared(call.plan, call.scope, call.max_age))
 
 

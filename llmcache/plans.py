@@ -9,6 +9,7 @@ their schemas differ. All tables are bounded: a prompt with a user's name in it 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import threading
 from collections import OrderedDict
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from llmcache.providers.base import Provider
 
 MAX_PLANS: Final = 1_024
+MAX_PLANS_BYTES: Final = 16 * 2**20
 MAX_KIND: Final = 100
 
 logger = logging.getLogger("llmcache.call")
@@ -31,7 +33,7 @@ logger = logging.getLogger("llmcache.call")
 class Plan:
     """One response type asked of one model with one set of parameters."""
 
-    __slots__ = ("body", "kind", "memory_hit", "model", "provider", "response", "state", "system", "validate")
+    __slots__ = ("body", "kind", "memory_hit", "model", "provider", "response", "size", "state", "system", "validate")
 
     def __init__(
         self,
@@ -49,7 +51,11 @@ class Plan:
         self.model = f"{provider.alias}/{model}"
         self.system = system
         self.kind = kind
-        self.body = provider.body(model, system, response.schema, params)
+        # A copy of its own, made by way of JSON: what the caller changes later must not change what is sent under this
+        # key, and what is sent is what was hashed.
+        self.body = provider.body(model, system, response.schema, _own(params))
+        head = keys.canonical_json(self.body)
+        self.size = len(head)
         self.validate = response.validate
         self.memory_hit = (kind, self.model, memory, "hit")
         self.state = keys.plan_state(
@@ -57,7 +63,7 @@ class Plan:
             kind=kind,
             type_name=response.name,
             version=version,
-            head=_head(self.body, params),
+            head=head,
         )
 
     def key(self, scope: bytes, content: bytes) -> bytes:
@@ -68,21 +74,17 @@ class Plan:
         return state.digest()
 
 
-def _head(body: dict[str, Any], params: dict[str, Any]) -> bytes:
-    try:
-        return keys.canonical_json(body)
-    except (TypeError, ValueError, RecursionError):
-        pass
-    # Say which parameter it was: the encoder's own message would name a type and nothing else.
+def _own(params: dict[str, Any]) -> dict[str, Any]:
+    own: dict[str, Any] = {}
     for name, value in params.items():
         try:
-            keys.canonical_json(value)
+            own[name] = json.loads(keys.canonical_json(value))
         except (TypeError, ValueError, RecursionError):
             raise InvalidRequest(
                 f"The parameter {name}= is no JSON: it takes str, int, finite float, bool, None, "
                 "and lists and dicts with string keys of them, in UTF-8."
             ) from None
-    raise InvalidRequest("The model's name or the system prompt cannot be encoded as UTF-8.")
+    return own
 
 
 class Plans:
@@ -94,6 +96,7 @@ class Plans:
         self._plans: OrderedDict[Hashable, Plan] = OrderedDict()
         self._types: OrderedDict[Hashable, ResponseType] = OrderedDict()
         self._kinds: dict[str, tuple[str, str]] = {}
+        self._size = 0
 
     def get(
         self,
@@ -117,11 +120,16 @@ class Plans:
                 response, provider, model, system, kind or default_kind(response), version, params, self._memory
             )
             self._warn_of_shared_kind(plan)
-            with self._lock:
-                self._plans[lookup] = plan
-                while len(self._plans) > MAX_PLANS:
-                    self._plans.popitem(last=False)
+            self._keep(lookup, plan)
         return plan
+
+    def _keep(self, lookup: Hashable, plan: Plan) -> None:
+        with self._lock:
+            replaced = self._plans.get(lookup)
+            self._plans[lookup] = plan
+            self._size += plan.size - (0 if replaced is None else replaced.size)
+            while len(self._plans) > MAX_PLANS or (self._size > MAX_PLANS_BYTES and len(self._plans) > 1):
+                self._size -= self._plans.popitem(last=False)[1].size
 
     def reset_after_fork(self) -> None:
         """Take a new lock: the old one may have been held by a thread that the child does not have."""

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from llmcache.request import NONE_GIVEN
+from llmcache.request import NONE_GIVEN, NotGiven
 
 if TYPE_CHECKING:
     from llmcache.keys import HashState
     from llmcache.plans import Plan
 
 MAX_PREPARED: Final = 1_024
+MAX_PREPARED_CHARACTERS: Final = 4 * 2**20
+
+_PLAIN: Final = frozenset({str, int, float, bool, type(None), timedelta, NotGiven})
 
 
 class Prepared:
@@ -39,13 +43,17 @@ class PreparedCalls:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._found: dict[Hashable, Prepared] = {}
+        self._size = 0
         self.get = self._found.get
 
     def keep(self, lookup: Hashable, prepared: Prepared) -> None:
         """Let ``get`` find it from now on."""
         with self._lock:
-            if len(self._found) >= MAX_PREPARED:
+            # The system prompt is by far the largest of what is kept.
+            self._size += len(prepared.plan.system or "")
+            if len(self._found) >= MAX_PREPARED or self._size > MAX_PREPARED_CHARACTERS:
                 self._found.clear()
+                self._size = len(prepared.plan.system or "")
             self._found[lookup] = prepared
 
     def reset_after_fork(self) -> None:
@@ -54,20 +62,21 @@ class PreparedCalls:
 
 
 def lookup_of(response_model: Any, options: tuple[Any, ...], params: dict[str, Any]) -> Hashable:
-    """Return what a call with these arguments is found by; None when it cannot be found."""
+    """Return what a call with these arguments is found by; None when it cannot be found.
+
+    Only arguments of the plain types are looked up: a subclass may call different values equal, and what lies in a
+    tuple is not tagged with its type.
+    """
     # A class stands for itself by its identity, which what is kept keeps alive; another type by its structure.
     annotation = id(response_model) if isinstance(response_model, type) else _structure(response_model)
     if not params and options == NONE_GIVEN:
         return annotation
-    # 0.0 and -0.0 are equal and of one type, but not one number to a model.
-    values = tuple(repr(value) if type(value) is float else value for value in params.values())
-    lookup = (annotation, options, *map(type, options), *params, *values, *map(type, params.values()))
-    try:
-        hash(lookup)
-    except TypeError:
+    types = (*map(type, options), *map(type, params.values()))
+    if not _PLAIN.issuperset(types):
         return None
-    # What lies in a tuple is not tagged with its type.
-    return None if any(type(value) is tuple for value in values) else lookup
+    # 0.0 and -0.0 are equal and of one type, but not one number to a model.
+    values = (repr(value) if type(value) is float else value for value in params.values())
+    return (annotation, options, types, *params, *values)
 
 
 def _structure(annotation: Any) -> Hashable:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import lru_cache
@@ -20,10 +19,15 @@ CacheUse = Literal["use", "bypass", "only"]
 MAX_WORD: Final = 1_000
 """Characters of a tenant, subject, tag, version or variant."""
 MAX_TAGS: Final = 1_000
+MAX_TIMEOUT: Final = 1e6
+"""Seconds: eleven days. What an operating system takes as a timeout ends not far above."""
 
 
 class NotGiven:
     """Type of ``NOT_GIVEN``: what an argument is that was not passed, so that None can mean something."""
+
+    def __reduce__(self) -> str:
+        return "NOT_GIVEN"  # a copy would not be the one that is compared by identity
 
     def __repr__(self) -> str:
         return "NOT_GIVEN"
@@ -93,8 +97,11 @@ def lifetime(value: object) -> float | None:
 def duration(value: object) -> float:
     """Return ``timeout=`` in seconds, above zero; ``InvalidRequest`` when it is no such thing."""
     number = _seconds(value)
-    if not number:
-        raise InvalidRequest(f"timeout= must be a number of seconds or a timedelta, above zero; got {_shown(value)}.")
+    if not number or number > MAX_TIMEOUT:
+        raise InvalidRequest(
+            f"timeout= must be a number of seconds or a timedelta, above zero and at most {MAX_TIMEOUT:g}; "
+            f"got {_shown(value)}."
+        )
     return number
 
 
@@ -104,11 +111,13 @@ def _seconds(value: object) -> float | None:
     if type(value) not in (int, float):
         return None
     number = cast("float", value)
-    # Far more than a life, far less than what overflows a date.
-    return float(number) if math.isfinite(number) and 0 <= number < 1e11 else None
+    # Far more than a life, far less than what overflows a date; not true of NaN and infinity either.
+    return float(number) if 0 <= number < 1e11 else None
 
 
 def _shown(value: object) -> str:
+    if type(value) is int and abs(value) >= 2**63:
+        return "an int of more than 63 bits"
     return repr(value) if type(value) in (int, float, bool, type(None)) else f"a {type(value).__name__}"
 
 
@@ -161,6 +170,8 @@ def scope(tenant: object, subject: object, tags: tuple[str, ...], version: objec
     """Return what of these goes into the key; None means that none was named."""
     if isinstance(variant, bool) or (variant is not None and not isinstance(variant, (str, int))):
         raise InvalidRequest(f"variant= must be a str, an int or None; got {_shown(variant)}.")
+    if isinstance(variant, int) and abs(variant) >= 2**63:
+        raise InvalidRequest("variant= must be an int of at most 63 bits.")
     return keys.scope(
         None if tenant is None else word("tenant", tenant),
         None if subject is None else word("subject", subject),
@@ -190,6 +201,8 @@ def split_params(params: Mapping[str, Any], unkeyed: object) -> tuple[dict[str, 
     if missing:
         raise InvalidRequest(f"unkeyed= names {missing[0]!r}, which is not among the call's parameters.")
     for name, value in params.items():
+        if not name.isascii() or not name.isprintable():
+            raise InvalidRequest("The name of a parameter has characters that are not printable ASCII.")
         if isinstance(value, (dict, list, tuple)) and not _has_str_keys(value):
             raise InvalidRequest(f"The parameter {name}= is no JSON: the keys of its dicts must be str.")
     outside = TRANSPORT_FIELDS | names

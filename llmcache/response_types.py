@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import logging
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from typing import Annotated, Any, ForwardRef, Literal, Union, cast, get_args, g
 
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, PydanticUndefinedAnnotation
-from pydantic_core import SchemaError
 from typing_extensions import TypedDict
 
 from llmcache import keys
@@ -34,12 +34,15 @@ class ResponseType:
     """SHA-256 of the schema as sent, in hex."""
     validate: Callable[[bytes], Any]
     """Makes a fresh value of an answer's bytes; raises pydantic's ValidationError."""
-    validator: object
-    """The class's own validator when this was made; another one there means that the class was rebuilt."""
+    built: tuple[tuple[Any, object], ...]
+    """The models in the annotation with the validators they had when this was made."""
 
     def current(self) -> bool:
-        """Return whether the class has still the validator that this was made of."""
-        return self.validator is None or getattr(self.annotation, "__pydantic_validator__", None) is self.validator
+        """Return whether the models have still the validators that this was made of: a rebuilt one has another."""
+        for model, validator in self.built:  # noqa: SIM110  # on the way of each hit: all() takes twice as long
+            if model.__pydantic_validator__ is not validator:
+                return False
+        return True
 
 
 def _is_class(annotation: Any) -> bool:
@@ -49,11 +52,12 @@ def _is_class(annotation: Any) -> bool:
 
 def structure(annotation: Any) -> Hashable:
     """Return a key of a type that is equal for the same type only, whatever Python's own equality says."""
+    # By identity, kept alive by what is stored under it: a metaclass may make a class unhashable, or equal to another.
     if _is_class(annotation):
-        return annotation
+        return ("class", id(annotation))
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Literal:
-        return (Literal, *((cast("type[object]", type(arg)), arg) for arg in args))
+        return (Literal, *((type(cast("object", arg)).__name__, repr(arg)) for arg in args))
     if origin is None or origin is Annotated or not args or isinstance(args[0], list):
         # Not taken apart: such an object is its own key, kept alive by what is stored under it.
         return ("identity", id(annotation))
@@ -82,7 +86,7 @@ def response_type(annotation: Any) -> ResponseType:
         )
         if error.code == "typed-dict-version":
             why = "below Python 3.12 a TypedDict must come from typing_extensions"
-    except (SchemaError, TypeError, ValueError, RecursionError) as error:
+    except Exception as error:  # noqa: BLE001  # a type's own hooks run here, and may raise anything
         why = f"pydantic raised {type(error).__name__}"
     raise UnsupportedType(
         f"The response type {shown} cannot be used: {why}. Use a BaseModel, dataclass, TypedDict, Enum, Literal, "
@@ -98,7 +102,9 @@ def type_name(annotation: Any) -> str:
         return annotation if isinstance(annotation, str) else annotation.__forward_arg__
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Literal:
-        return f"Literal[{', '.join(map(repr, args))}]"
+        # Values may be made of a user's data, and names stand in journals and logs.
+        values = hashlib.sha256(", ".join(map(repr, args)).encode(errors="backslashreplace")).hexdigest()[:8]
+        return f"Literal[{len(args)} values, {values}]"
     if origin is None:
         return getattr(annotation, "__name__", None) or type(annotation).__name__
     if origin is Annotated:
@@ -114,18 +120,28 @@ def _refuse_values(annotation: Any, shown: str) -> None:
     values = (str, bytes, int, float, dict, list, tuple, set, type(None), FunctionType, BuiltinFunctionType, MethodType)
     if isinstance(annotation, values):
         raise UnsupportedType(
-            f"response_model= is a value of type {type(cast('Any', annotation)).__name__}, not a type. "
+            f"response_model= is a value of type {type(cast('object', annotation)).__name__}, not a type. "
             "Pass a class or an annotation such as list[Ticket]."
         )
+    named = _by_name(annotation)
+    if named is not None:
+        raise UnsupportedType(
+            f"The response type {shown} refers to {named!r} by a name in quotes, which means something else in each "
+            "module. Write the class itself."
+        )
+    if _is_class(annotation) and inspect.isabstract(annotation):
+        raise UnsupportedType(f"The response type {shown} is abstract: no value of it can be made.")
 
 
 def _make_ready(annotation: Any, shown: str) -> ResponseType:
-    validator: Any = None
+    models = _models(annotation)
+    for model in models:
+        if not model.__pydantic_complete__:
+            model.model_rebuild()
+    built = tuple((model, model.__pydantic_validator__) for model in models)
     if _is_class(annotation) and issubclass(annotation, BaseModel):
-        if not annotation.__pydantic_complete__:
-            annotation.model_rebuild()
         sent = response_schema(shown, annotation.model_json_schema())
-        validator = annotation.__pydantic_validator__
+        validator: Any = annotation.__pydantic_validator__
         # The bare validator: pydantic's own method around it costs a third of a small hit.
         validate: Callable[[bytes], Any] = validator.validate_json
     else:
@@ -143,8 +159,32 @@ def _make_ready(annotation: Any, shown: str) -> ResponseType:
         schema=sent,
         fingerprint=hashlib.sha256(keys.canonical_json(sent.schema)).hexdigest(),
         validate=validate,
-        validator=validator,
+        built=built,
     )
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """Return the models that an annotation names, in it or in its arguments."""
+    if _is_class(annotation):
+        return [annotation] if issubclass(annotation, BaseModel) and annotation is not BaseModel else []
+    return [model for arg in _type_args(annotation) for model in _models(arg)]
+
+
+def _by_name(annotation: Any) -> str | None:
+    """Return the first name in quotes in an annotation's arguments."""
+    for arg in _type_args(annotation):
+        if isinstance(arg, (str, ForwardRef)):
+            return arg if isinstance(arg, str) else arg.__forward_arg__
+        named = _by_name(arg)
+        if named is not None:
+            return named
+    return None
+
+
+def _type_args(annotation: Any) -> tuple[Any, ...]:
+    """Return those arguments of an annotation that are types."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    return () if origin is Literal else args[:1] if origin is Annotated else args
 
 
 def _unwrapping(annotation: Any) -> Callable[[bytes], Any]:

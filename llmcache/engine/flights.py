@@ -28,13 +28,13 @@ ABANDONED = Landing()
 
 
 class Flight:
-    """A provider call under way."""
+    """A provider call under way, or about to be."""
 
     __slots__ = ("id", "landed", "landing", "leader")
 
     def __init__(self, flight_id: bytes) -> None:
         self.id = flight_id
-        self.leader = threading.get_ident()
+        self.leader = threading.current_thread()
         self.landed = threading.Event()
         self.landing = ABANDONED
 
@@ -49,22 +49,22 @@ class Flights:
     def __len__(self) -> int:
         return len(self._flights)
 
-    def board(self, flight_id: bytes) -> tuple[Flight, bool]:
-        """Return the flight of this id, and whether the caller leads it and so has to land it."""
+    def board(self, flight: Flight) -> Flight:
+        """Return the flight of this one's id that is under way; this very one when there was none: it leads now.
+
+        The caller makes the flight beforehand and lands it whatever happens, so that an exception that strikes at any
+        moment, such as a signal handler's, leaves none behind that nobody will land.
+        """
         with self._lock:
-            flight = self._flights.get(flight_id)
-            if flight is not None:
-                return flight, False
-            flight = self._flights[flight_id] = Flight(flight_id)
-            return flight, True
+            return self._flights.setdefault(flight.id, flight)
 
     def land(self, flight: Flight, landing: Landing) -> None:
-        """End a flight and wake everybody who waits for it; a second landing changes nothing."""
+        """End a flight and wake who waits for it; does nothing for one that has landed or never led."""
         with self._lock:
-            if flight.landed.is_set():
+            if self._flights.get(flight.id) is not flight:
                 return
             # Out of the map first: who comes now starts a new flight and looks into the tiers again.
-            self._flights.pop(flight.id, None)
+            del self._flights[flight.id]
             flight.landing = landing
             flight.landed.set()
 

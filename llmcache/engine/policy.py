@@ -65,8 +65,8 @@ class Port(Protocol):
         """Keep an entry in every tier."""
         ...
 
-    def board(self, call: Call) -> tuple[Flight, bool]:
-        """Join the flight for a call or begin to lead it."""
+    def board(self, flight: Flight) -> Flight:
+        """Return the flight of this id that is under way; the very one that was given when there was none."""
         ...
 
     def leads_itself(self, flight: Flight) -> bool:
@@ -109,6 +109,8 @@ async def resolve(call: Call, port: Port) -> Answered:
     Raises what ``llmcache.extract`` documents.
     """
     deadline = port.now() + call.timeout
+    if call.cache == "only" and call.ttl == 0:
+        raise _not_cached(call)
     if not call.stores:
         reason: Reason = "bypass" if call.cache == "bypass" else "ttl_zero"
         return await _Leader(call, port, deadline, reason).fly()
@@ -117,14 +119,8 @@ async def resolve(call: Call, port: Port) -> Answered:
         if answered is not None:
             return answered
         if call.cache == "only":
-            raise NotCached(
-                'There is no usable entry for this request, and cache="only" does not ask the provider.',
-                **_facts(call),
-            )
-        flight, leads = port.board(call)
-        if leads:
-            return await _lead(call, port, deadline, flight)
-        answered = await _follow(call, port, deadline, flight)
+            raise _not_cached(call)
+        answered = await _fly(call, port, deadline)
         if answered is not None:
             return answered
 
@@ -174,9 +170,14 @@ async def _follow(call: Call, port: Port, deadline: float, flight: Flight) -> An
 
 
 @sensitive_variables()
-async def _lead(call: Call, port: Port, deadline: float, flight: Flight) -> Answered:
+async def _fly(call: Call, port: Port, deadline: float) -> Answered | None:
+    """Return the answer of the flight for this call, led or joined; None when this caller has to elect anew."""
+    own = Flight(call.key)
     landing = ABANDONED
     try:
+        flight = port.board(own)
+        if flight is not own:
+            return await _follow(call, port, deadline, flight)
         # Another caller may have stored the answer between our look and our boarding.
         answered, reason = await _look(call, port)
         if answered is not None:
@@ -185,7 +186,8 @@ async def _lead(call: Call, port: Port, deadline: float, flight: Flight) -> Answ
         try:
             answered = await leader.fly()
         except LLMCacheError as error:
-            if not isinstance(error, ProviderTimeout):
+            # A leader's deadline is its own: who waited has its own time to try in.
+            if not leader.out_of_time:
                 landing = Landing(error=error.again())
             raise
         except Exception:
@@ -195,7 +197,7 @@ async def _lead(call: Call, port: Port, deadline: float, flight: Flight) -> Answ
         landing = leader.landing()
         return answered
     finally:
-        port.land(flight, landing)
+        port.land(own, landing)
 
 
 class _Leader:
@@ -207,6 +209,8 @@ class _Leader:
         self.deadline = deadline
         self.reason: Reason = reason
         self.spent = Spent()
+        self.out_of_time = False
+        """Whether it was this call's own deadline that ended it."""
         self.last: Entry | None = None
         self.rest = b""
 
@@ -238,7 +242,7 @@ class _Leader:
                     outcome = "miss" if call.stores else "bypass"
                     return Answered(value, outcome, self.reason, None, entry, reply.rest, self.spent)
             await port.record_rejected(call_id, errors)
-            if reasks >= call.max_reasks or port.now() >= self.deadline:
+            if reasks >= call.max_reasks or self._is_over():
                 raise self._failed(
                     ValidationFailed(
                         f"The model's answer does not pass the validation of {call.plan.response.name}, "
@@ -258,7 +262,7 @@ class _Leader:
         retries = 0
         while True:
             left = self.deadline - port.now()
-            if left <= 0:
+            if self._is_over():
                 raise self._failed(
                     ProviderTimeout(
                         f"The call's timeout of {call.timeout:g} s is over. Raise timeout= or LLMCACHE['TIMEOUT']."
@@ -271,11 +275,19 @@ class _Leader:
             if isinstance(reply, Reply):
                 return attempt.call_id, reply
             wait = reply.retry_after if reply.retry_after is not None else self._backoff(retries)
-            if not reply.retry or retries >= call.max_retries or port.now() + wait >= self.deadline:
+            if isinstance(reply.error, ProviderTimeout):
+                self.out_of_time = True
+            if not reply.retry or retries >= call.max_retries or self._is_over(after=wait):
                 raise self._failed(reply.error)
             retries += 1
             why = "retry"
             await port.pause(wait)
+
+    def _is_over(self, after: float = 0.0) -> bool:
+        if self.port.now() + after < self.deadline:
+            return False
+        self.out_of_time = True
+        return True
 
     def _backoff(self, retries: int) -> float:
         # Half of it at random: callers that failed together must not come back together.
@@ -298,6 +310,12 @@ class _Leader:
 
     def _failed(self, error: LLMCacheError) -> LLMCacheError:
         return error.add(**_facts(self.call), attempts=self.spent.attempts, cost_usd=dollars(self.spent.cost))
+
+
+def _not_cached(call: Call) -> NotCached:
+    return NotCached(
+        'There is no usable entry for this request, and cache="only" does not ask the provider.', **_facts(call)
+    )
 
 
 def _facts(call: Call) -> dict[str, Any]:

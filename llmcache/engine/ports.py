@@ -7,12 +7,12 @@ import random
 import threading
 import uuid
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from django.views.decorators.debug import sensitive_variables
 
 from llmcache.engine.call import Attempt, Call, Spent
-from llmcache.engine.flights import Flight, Landing
+from llmcache.engine.flights import ABANDONED, Flight, Landing
 from llmcache.envelope import UNKNOWN_COST, Entry
 from llmcache.money.pricing import Cost
 from llmcache.providers.base import Body, Failure, Reply
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from llmcache.engine.runtime import Runtime
 
 _T = TypeVar("_T")
+
+# How often who waits looks whether the leader's thread is still there.
+_LOOK_SECONDS: Final = 1.0
 
 
 class BlockingPort:
@@ -46,14 +49,20 @@ class BlockingPort:
     async def write(self, entry: Entry, rest: bytes) -> None:
         self._runtime.tiers.write(entry, rest)
 
-    def board(self, call: Call) -> tuple[Flight, bool]:
-        return self._runtime.flights.board(call.key)
+    def board(self, flight: Flight) -> Flight:
+        return self._runtime.flights.board(flight)
 
     def leads_itself(self, flight: Flight) -> bool:
-        return flight.leader == threading.get_ident()
+        return flight.leader is threading.current_thread()
 
     async def wait(self, flight: Flight, seconds: float) -> Landing | None:
-        return flight.landing if flight.landed.wait(max(seconds, 0.0)) else None
+        until = self._clock.monotonic() + seconds
+        while not flight.landed.wait(min(max(until - self._clock.monotonic(), 0.0), _LOOK_SECONDS)):
+            if not flight.leader.is_alive():
+                self._runtime.flights.land(flight, ABANDONED)
+            if self._clock.monotonic() >= until:
+                return None
+        return flight.landing
 
     def land(self, flight: Flight, landing: Landing) -> None:
         self._runtime.flights.land(flight, landing)
@@ -67,9 +76,14 @@ class BlockingPort:
         journal = self._runtime.journal
         journal.started(call_id, started_facts(call, why, attempt))
         began = self._clock.monotonic()
-        reply = call.plan.provider.call(
-            body, call_id=call_id, timeout=seconds, max_bytes=self._runtime.settings.max_value_bytes
-        )
+        try:
+            reply = call.plan.provider.call(
+                body, call_id=call_id, timeout=seconds, max_bytes=self._runtime.settings.max_value_bytes
+            )
+        except BaseException:
+            # An interrupt: the request may have left, and the journal has to say how it ended.
+            journal.failed(call_id, {"error": "interrupted", "cost": None, "in_doubt": True})
+            raise
         latency_ms = round((self._clock.monotonic() - began) * 1_000)
         if isinstance(reply, Failure):
             journal.failed(call_id, failed_facts(reply, latency_ms))

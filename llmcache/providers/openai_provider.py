@@ -90,7 +90,9 @@ class OpenAIProvider:
         """Return a body that shows the model its answer and what did not pass."""
         found = "\n".join(f"- {'.'.join(map(str, item['loc'])) or 'the whole'}: {item['type']}" for item in errors)
         mend = f"This answer does not pass validation:\n{found}\nAnswer again, whole, and mend these."
-        turns = [{"role": "assistant", "content": answer}, {"role": "user", "content": mend}]
+        # A lone surrogate, which a reply's JSON can express, cannot be sent.
+        sendable = answer.encode(errors="replace").decode()
+        turns = [{"role": "assistant", "content": sendable}, {"role": "user", "content": mend}]
         return {**body, "messages": [*body["messages"], *turns]}
 
     @sensitive_variables()

@@ -42,7 +42,8 @@ _BEGIN: Final = (
 _OPEN: Final = ("PRAGMA synchronous = NORMAL", "PRAGMA mmap_size = 0", "PRAGMA cache_size = -8192")
 _PROBE: Final = "SELECT id, key, expires, used, value FROM entries LIMIT 0"
 
-_BUSY_SECONDS: Final = 5.0
+# Four processes writing at once waited 0.23 s at worst; a call to a model must not wait much longer for its cache.
+_BUSY_SECONDS: Final = 0.5
 _FORK_SECONDS: Final = _BUSY_SECONDS + 1.0  # a fork waits longer than SQLite lets statements wait for each other
 
 

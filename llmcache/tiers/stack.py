@@ -22,6 +22,10 @@ from llmcache.tiers.memory import MemoryStore
 _HELD_BYTES: Final = 480
 
 
+# An entry from further in the future than clocks differ was written before the clock was set back: its age is unknown.
+_CLOCK_SKEW: Final = 60.0
+
+
 class Held:
     """An entry in memory, with its times on the clock that cannot be set back."""
 
@@ -98,7 +102,7 @@ class TierStack:
                 continue
             entry = envelope.decode(data, key)
             now = self._clock.wall()
-            if entry is not None and now < entry.fresh_until and now - entry.written_at < max_age:
+            if entry is not None and now < entry.fresh_until and -_CLOCK_SKEW <= now - entry.written_at < max_age:
                 self._promote(entry, name, data, depth)
                 return Found(entry, tier.name)
         return None
