@@ -90,8 +90,11 @@ def _provider(settings: conf.Settings) -> list[checks.CheckMessage]:
 
 
 def _folders(settings: conf.Settings) -> list[checks.CheckMessage]:
+    try:
+        journal, disk = settings.journal or conf.default_journal(), settings.disk_path or conf.default_disk()
+    except ConfigurationError as error:
+        return [checks.Error(str(error), id="llmcache.E005")]
     found: list[checks.CheckMessage] = []
-    journal = settings.journal or conf.default_journal()
     if not writable(journal):
         found.append(
             checks.Warning(
@@ -101,7 +104,6 @@ def _folders(settings: conf.Settings) -> list[checks.CheckMessage]:
                 id="llmcache.W002",
             )
         )
-    disk = settings.disk_path or conf.default_disk()
     if settings.tiers is None and not writable(disk):
         found.append(
             checks.Warning(
@@ -116,7 +118,8 @@ def _folders(settings: conf.Settings) -> list[checks.CheckMessage]:
 
 def writable(folder: Path) -> bool:
     """Return whether a folder can be written, or made where it does not exist yet."""
-    for place in (folder, *folder.parents):
-        if place.exists():
-            return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
-    return False
+    try:
+        place = next(place for place in (folder, *folder.parents) if place.exists())
+        return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+    except (OSError, StopIteration):
+        return False

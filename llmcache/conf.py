@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -16,6 +15,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from django.conf import settings as django_settings
 
@@ -94,17 +94,12 @@ def _whole(low: int, high: int = 2**63 - 1) -> Callable[[Any], int]:
     return read
 
 
-def _seconds(*, none: bool) -> Callable[[Any], float | None]:
+def _seconds(*, none: bool, most: float = 1e11) -> Callable[[Any], float | None]:
     def read(value: Any) -> float | None:
         if value is None and none:
             return None
         seconds: Any = value.total_seconds() if isinstance(value, timedelta) else value
-        if (
-            type(seconds) not in (int, float)
-            or not math.isfinite(seconds)
-            or seconds < 0
-            or (seconds == 0 and not none)
-        ):
+        if type(seconds) not in (int, float) or not 0 <= seconds < most or (seconds == 0 and not none):
             raise _Unusable(
                 "must be a number of seconds or a timedelta"
                 + (", zero or more, or None for no expiry" if none else " above zero")
@@ -121,8 +116,8 @@ def _flag(value: Any) -> bool:
 
 
 def _text(value: Any) -> str:
-    if type(value) is not str or len(value) > 200:
-        raise _Unusable("must be a string of at most 200 characters")
+    if type(value) is not str or len(value) > 200 or not value.isprintable():
+        raise _Unusable("must be a string of at most 200 printable characters")
     return value
 
 
@@ -137,7 +132,12 @@ def _folder(value: Any) -> Path | None:
         return None
     if not isinstance(value, (str, Path)) or not str(value):
         raise _Unusable("must be the path of a folder, as a string or a Path, or None")
-    path = Path(value).expanduser()
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError:
+        raise _Unusable("begins with '~', and this user has no home folder") from None
+    if "\0" in str(path):
+        raise _Unusable("has a NUL character")
     if not path.is_absolute():
         raise _Unusable("must be an absolute path: a relative one would mean another folder for each working directory")
     return path
@@ -177,10 +177,27 @@ def _providers(value: Any) -> Mapping[str, ProviderSettings]:
             if item is not None and (type(item) is not str or not item):
                 raise _Unusable(f"[{alias!r}][{name!r}] must be a string that is not empty, or None")
         base_url: str | None = given.get("base_url")
-        if base_url is not None and not re.match(r"https?://[^/\s]+", base_url):
-            raise _Unusable(f"[{alias!r}]['base_url'] must be an http or https URL")
+        wrong = None if base_url is None else address_problem(base_url)
+        if wrong is not None:
+            raise _Unusable(f"[{alias!r}]['base_url'] {wrong}")
         providers[alias] = ProviderSettings(**given)
     return providers
+
+
+def address_problem(base_url: str) -> str | None:
+    """Return why a base URL cannot be used, in words that follow its name; None when it can."""
+    try:
+        url = urlsplit(base_url)
+        host, _ = url.hostname, url.port
+    except ValueError:
+        return "is no URL that can be read"
+    if url.scheme not in ("http", "https") or not host:
+        return "must begin with http:// or https:// and a host"
+    if not base_url.isprintable() or " " in base_url or ".." in host or any(len(part) > 63 for part in host.split(".")):
+        return "has characters or a host that cannot be in a URL"
+    if "@" in url.netloc:
+        return "must not hold a user name or password, for it stands in logs; use 'api_key'"
+    return None
 
 
 def _prices(value: Any) -> Mapping[str, tuple[DatedPrice, ...]]:
@@ -276,7 +293,11 @@ OPTIONS: tuple[Option, ...] = (
         "How old an answer may be; None means that answers do not expire.",
     ),
     Option(
-        "TIMEOUT", 60.0, _seconds(none=False), "seconds or timedelta", "The deadline of a whole call, retries included."
+        "TIMEOUT",
+        60.0,
+        _seconds(none=False, most=1e6),
+        "seconds or timedelta",
+        "The deadline of a whole call, retries included.",
     ),
     Option(
         "MAX_RETRIES",
@@ -352,16 +373,23 @@ def current() -> Settings:
 
 def default_disk() -> Path:
     """Return the folder of the disk tier when no setting names one."""
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("llmcache", appauthor=False))
+    return _of_user("user_cache_dir", "DISK_PATH")
 
 
 def default_journal() -> Path:
     """Return the folder of the journal when no setting names one."""
+    return _of_user("user_state_dir", "JOURNAL") / "journal"
+
+
+def _of_user(kind: str, setting: str) -> Path:
     import platformdirs
 
-    return Path(platformdirs.user_state_dir("llmcache", appauthor=False)) / "journal"
+    try:
+        return Path(getattr(platformdirs, kind)("llmcache", appauthor=False))
+    except RuntimeError:
+        raise ConfigurationError(
+            f"This user has no home folder to keep files in. Set LLMCACHE[{setting!r}] to an absolute path."
+        ) from None
 
 
 def _read(raw: Any) -> tuple[dict[str, Any], list[Problem]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 # The public twin raises where there is no loop, which would cost a hit 0.3 µs.
 from asyncio import _get_running_loop as running_loop  # pyright: ignore[reportPrivateUsage]
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass
 from datetime import timedelta
 from decimal import Decimal
 from functools import cached_property, partial
@@ -63,12 +63,19 @@ class Extraction(Generic[T]):
     """How many attempts left for the provider during this call; 0 on a hit."""
     origin: str
     """Who made the answer: ``"provider"``."""
-    _parts: tuple[Plan, bytes, bytes | None] = field(repr=False, compare=False)
+    _parts: InitVar[tuple[Plan, bytes, bytes | None]]
+
+    def __post_init__(self, _parts: tuple[Plan, bytes, bytes | None]) -> None:
+        # Beside the fields: a plan cannot be copied or pickled, and a result can be.
+        self.__dict__["_completion_of"] = _parts
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "completion": self.completion, "_completion_of": None}
 
     @cached_property
     def completion(self) -> Any:
         """The provider's own completion object; None when the part it is made of was evicted."""
-        plan, answer, rest = self._parts
+        plan, answer, rest = self.__dict__["_completion_of"]
         return None if rest is None else plan.provider.completion(rest, answer)
 
 

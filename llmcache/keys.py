@@ -80,8 +80,9 @@ def provider_identity(alias: str, base_url: str) -> str:
     """
     url = urlsplit(base_url)
     host = url.hostname or ""
+    shown = f"[{host}]" if ":" in host else host
     port = "" if url.port in (None, _DEFAULT_PORTS.get(url.scheme)) or is_loopback(host) else f":{url.port}"
-    return f"{alias} {host}{port}{url.path.rstrip('/')}"
+    return f"{alias} {shown}{port}{url.path.rstrip('/')}"
 
 
 def is_loopback(host: str) -> bool:

@@ -81,7 +81,7 @@ class Port(Protocol):
         """End a flight."""
         ...
 
-    def require_key(self, call: Call) -> None:
+    def make_ready(self, call: Call) -> None:
         """Raise ``ConfigurationError`` when the provider could not be called."""
         ...
 
@@ -220,7 +220,7 @@ class _Leader:
     @sensitive_variables()
     async def fly(self) -> Answered:
         call, port = self.call, self.port
-        port.require_key(call)
+        port.make_ready(call)
         body = call.plan.provider.prepare(call.plan.body, call.content, call.unkeyed)
         why, reasks = str(self.reason), 0
         began = port.now()

@@ -67,8 +67,8 @@ class BlockingPort:
     def land(self, flight: Flight, landing: Landing) -> None:
         self._runtime.flights.land(flight, landing)
 
-    def require_key(self, call: Call) -> None:
-        call.plan.provider.require_key()
+    def make_ready(self, call: Call) -> None:
+        call.plan.provider.make_ready()
 
     @sensitive_variables()
     async def ask(self, call: Call, body: Body, seconds: float, why: str, attempt: int) -> Attempt:

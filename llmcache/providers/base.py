@@ -74,8 +74,8 @@ class Provider(Protocol):
         """Address of the API."""
         ...
 
-    def require_key(self) -> None:
-        """Raise ``ConfigurationError`` when a call could not be made for want of a key."""
+    def make_ready(self) -> None:
+        """Raise ``ConfigurationError`` when a call could not be made, for want of a key say."""
         ...
 
     def body(self, model: str, system: str | None, schema: ResponseSchema, params: Mapping[str, Any]) -> Body:

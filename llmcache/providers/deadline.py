@@ -7,16 +7,20 @@ and what is read is counted.
 
 from __future__ import annotations
 
+import socket
 import ssl
 import time
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, cast
 
 import httpcore2
 import httpx2
+
+_PIECE: Final = 32_768
+_LIMITS: Final = httpx2.Limits(max_connections=1_000, max_keepalive_connections=100, keepalive_expiry=5.0)
 
 
 @dataclass(slots=True)
@@ -69,7 +73,9 @@ class _Stream(httpcore2.NetworkStream):
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, _left(timeout, httpcore2.WriteTimeout))
+        # In pieces: the stream below would give each send of a long body the whole of what is left now.
+        for start in range(0, len(buffer), _PIECE):
+            self._stream.write(buffer[start : start + _PIECE], _left(timeout, httpcore2.WriteTimeout))
 
     def close(self) -> None:
         self._stream.close()
@@ -93,20 +99,76 @@ class _Backend(httpcore2.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.NetworkStream:
-        left = _left(timeout, httpcore2.ConnectTimeout)
-        return _Stream(super().connect_tcp(host, port, left, local_address, socket_options))
+        # One address at a time: the connection below would give each of a name's addresses the whole of what is left.
+        refused: Exception = httpcore2.ConnectError(f"{host} has no address")
+        for address in _addresses(host, port):
+            left = _left(timeout, httpcore2.ConnectTimeout)
+            try:
+                return _Stream(super().connect_tcp(address, port, left, local_address, socket_options))
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
+                refused = error
+        raise refused
 
 
-class DeadlineTransport(httpx2.HTTPTransport):
-    """The HTTP client's own transport over sockets that know the deadline."""
+def _addresses(host: str, port: int) -> list[str]:
+    """Return a host's addresses in the system's order. How long the system takes to tell them is not bounded."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise httpcore2.ConnectError(f"{host} has no address: {type(error).__name__}") from None
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+class _Transport(httpx2.HTTPTransport):
+    """The HTTP client's own transport over sockets that know the bounds."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # Direct connections, HTTP proxies and SOCKS proxies each have a pool of their own kind; what all of them open
+        # their connections with is this, and the base class offers no argument for it.
+        cast("Any", self._pool)._network_backend = _Backend()
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        response = super().handle_request(request)
+        if response.status_code >= 400:
+            # The SDK reads the body of an error whole: one that is compressed could be a thousand times what was sent.
+            response.headers.pop("content-encoding", None)
+        return response
+
+
+class BoundedClient(httpx2.Client):
+    """An HTTP client whose connections, those through the environment's proxies included, keep within the bounds.
+
+    A redirect is not followed: it could carry the key to another host.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
-        # The base class offers no argument for the network backend of its pool.
-        self._pool = httpcore2.ConnectionPool(
-            ssl_context=httpx2.create_ssl_context(),
-            max_connections=1_000,
-            max_keepalive_connections=100,
-            keepalive_expiry=5.0,
-            network_backend=_Backend(),
+        super().__init__(follow_redirects=False, limits=_LIMITS)
+
+    def _init_transport(
+        self,
+        verify: ssl.SSLContext | str | bool = True,
+        cert: Any = None,
+        trust_env: bool = True,
+        http1: bool = True,
+        http2: bool = False,
+        limits: httpx2.Limits = _LIMITS,
+        transport: httpx2.BaseTransport | None = None,
+    ) -> httpx2.BaseTransport:
+        return transport or _Transport(
+            verify=verify, cert=cert, trust_env=trust_env, http1=http1, http2=http2, limits=limits
+        )
+
+    def _init_proxy_transport(
+        self,
+        proxy: httpx2.Proxy,
+        verify: ssl.SSLContext | str | bool = True,
+        cert: Any = None,
+        trust_env: bool = True,
+        http1: bool = True,
+        http2: bool = False,
+        limits: httpx2.Limits = _LIMITS,
+    ) -> httpx2.BaseTransport:
+        return _Transport(
+            proxy=proxy, verify=verify, cert=cert, trust_env=trust_env, http1=http1, http2=http2, limits=limits
         )

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from django.views.decorators.debug import sensitive_variables
 
 from llmcache import keys
-from llmcache.conf import ProviderSettings
+from llmcache.conf import ProviderSettings, address_problem
 from llmcache.exceptions import (
     AuthenticationFailed,
     ConfigurationError,
@@ -55,6 +55,9 @@ class OpenAIProvider:
             raise ConfigurationError(
                 f"LLMCACHE['PROVIDERS'][{alias!r}] has no 'base_url'. Add it: only 'openai' has one by default."
             )
+        wrong = None if base_url is None else address_problem(base_url)
+        if wrong is not None:
+            raise ConfigurationError(f"The base URL of the provider {alias!r} {wrong}.")
         self.base_url = base_url or DEFAULT_BASE_URL
         self.identity = (
             f"{alias} {settings.identity}" if settings.identity else keys.provider_identity(alias, self.base_url)
@@ -67,9 +70,26 @@ class OpenAIProvider:
     def _api_key(self) -> str | None:
         return self._given_key or self._environment.get("OPENAI_API_KEY") or None
 
+    def make_ready(self) -> None:
+        """Raise ``ConfigurationError`` when the provider cannot be called; nothing is noted or sent before."""
+        self.require_key()
+        try:
+            self._connected()
+        except Exception as error:  # noqa: BLE001  # certificates, proxies: the environment's, whatever they raise
+            raise ConfigurationError(
+                f"The HTTP client for the provider {self.alias!r} cannot be made ({type(error).__name__}). "
+                "Check the variables for proxies and certificates, such as HTTPS_PROXY and SSL_CERT_FILE."
+            ) from None
+
     def require_key(self) -> None:
-        """Raise ``ConfigurationError`` when there is no API key to call with."""
-        if self._api_key is None:
+        """Raise ``ConfigurationError`` when there is no API key to call with, or one that cannot be sent."""
+        key = self._api_key
+        if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
+            raise ConfigurationError(
+                f"The API key for the provider {self.alias!r} has characters that cannot be in a header, such as a "
+                "line end or a space. Strip it where it is read."
+            )
+        if key is None:
             variable = " or the variable OPENAI_API_KEY" if self.alias == "openai" else ""
             raise ConfigurationError(
                 f"There is no API key for the provider {self.alias!r}: "
@@ -98,7 +118,6 @@ class OpenAIProvider:
     @sensitive_variables()
     def call(self, body: Body, *, call_id: str, timeout: float, max_bytes: int) -> Reply | Failure:
         """Make one attempt; see ``Provider.call``."""
-        import httpx2
         import openai
 
         from llmcache.providers.deadline import bounded
@@ -124,7 +143,7 @@ class OpenAIProvider:
                     return _reply(bytes(data), response.headers.get("x-request-id"), response.status_code)
             except openai.APIStatusError as error:
                 return _refused_by_status(error)
-            except (openai.APIConnectionError, httpx2.HTTPError, httpx2.StreamError) as error:
+            except Exception as error:  # noqa: BLE001  # what the SDK raises here is its own affair, and holds the text
                 return _too_large(max_bytes) if bounds.exceeded else _lost(error)
 
     @sensitive_variables()
@@ -133,14 +152,14 @@ class OpenAIProvider:
         from openai.types.chat import ChatCompletion
 
         facts: dict[str, Any] = json.loads(rest)
+        facts.pop("_fields_set", None)  # a parameter of the SDK's own maker
         facts["choices"][0]["message"]["content"] = answer.decode()
         return ChatCompletion.construct(None, **facts)
 
     def _connected(self) -> openai.OpenAI:
-        import httpx2
         import openai
 
-        from llmcache.providers.deadline import DeadlineTransport
+        from llmcache.providers.deadline import BoundedClient
 
         with self._lock:
             key = self._api_key
@@ -150,8 +169,7 @@ class OpenAIProvider:
                     api_key=key,
                     base_url=self.base_url,
                     max_retries=0,
-                    # A redirect could carry the key to another host.
-                    http_client=httpx2.Client(transport=DeadlineTransport(), follow_redirects=False),
+                    http_client=BoundedClient(),
                 )
                 self._pid = os.getpid()
             return self._client
@@ -261,7 +279,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     except ValueError:
         try:
             wait = parsedate_to_datetime(told or "").timestamp() - time.time()
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
     return max(wait, 0.0) if wait == wait and wait < float("inf") else None
 
@@ -272,7 +290,13 @@ def _lost(error: Exception) -> Failure:
     import openai
 
     cause = error.__cause__ if isinstance(error, openai.APIConnectionError) and error.__cause__ is not None else error
-    never_sent = isinstance(cause, (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout))
+    never_sent = isinstance(
+        cause,
+        (
+            *(httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError),
+            *(httpx2.LocalProtocolError, httpx2.UnsupportedProtocol, httpx2.InvalidURL, UnicodeError),
+        ),
+    )
     cost = _FREE if never_sent else None
     name = type(cause).__name__
     if isinstance(cause, httpx2.TimeoutException):
@@ -283,4 +307,8 @@ def _lost(error: Exception) -> Failure:
         return Failure(made, cost_usd=cost, in_doubt=not never_sent, retry=False)
     told = "could not be reached" if never_sent else "closed the connection before its answer was whole"
     made = ProviderUnavailable(f"The provider {told} ({name}). Check 'base_url' and the network.", provider_error=name)
-    return Failure(made, cost_usd=cost, in_doubt=not never_sent, retry=True)
+    # What the network did may pass; what our own side would not send, or could not read, will not.
+    passing = isinstance(cause, httpx2.TransportError) and not isinstance(
+        cause, (httpx2.LocalProtocolError, httpx2.UnsupportedProtocol)
+    )
+    return Failure(made, cost_usd=cost, in_doubt=not never_sent, retry=passing)

@@ -29,6 +29,8 @@ _SWEEP: Final = "DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE e
 
 SWEEP_EVERY: Final = 1_000
 SWEEP_ROWS: Final = 1_000
+REST_SECONDS: Final = 2.0
+"""How long a tier is left alone after it was found locked."""
 
 
 class DiskStore:
@@ -152,6 +154,7 @@ class DiskTier:
         self._make_key = make_key
         self._reads = Health(name, "read", "Answers that are on it count as not cached.")
         self._writes = Health(name, "written", "New answers are not kept on it.")
+        self._rests_until = 0.0
 
     @property
     def faults(self) -> int:
@@ -160,20 +163,24 @@ class DiskTier:
 
     def get(self, key: str) -> bytes | None:
         """Return the bytes under a key, or None."""
+        if self._rests():
+            return None
         try:
             value = self._store.get(self._key(key))
         except (sqlite3.Error, OSError) as error:
-            self._reads.failed(error)
+            self._failed(self._reads, error)
             return None
         self._reads.worked()
         return value
 
     def set(self, key: str, value: bytes, ttl_seconds: float | None) -> None:
         """Keep bytes for a time; None means no expiry."""
+        if self._rests():
+            return
         try:
             self._store.set(self._key(key), value, ttl_seconds)
         except (sqlite3.Error, OSError) as error:
-            self._writes.failed(error)
+            self._failed(self._writes, error)
         else:
             self._writes.worked()
 
@@ -182,9 +189,18 @@ class DiskTier:
         try:
             self._store.delete(self._key(key))
         except (sqlite3.Error, OSError) as error:
-            self._writes.failed(error)
+            self._failed(self._writes, error)
         else:
             self._writes.worked()
+
+    def _rests(self) -> bool:
+        return time.monotonic() < self._rests_until
+
+    def _failed(self, health: Health, error: Exception) -> None:
+        health.failed(error)
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            # Somebody holds the file, and each operation would wait for it again: calls go on without for a while.
+            self._rests_until = time.monotonic() + REST_SECONDS
 
     def _key(self, key: str) -> str:
         return key if self._make_key is None else self._make_key(key)
