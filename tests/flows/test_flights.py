@@ -1,5 +1,9 @@
 """One call per key at a time, however many threads ask."""
 
+import functools
+import itertools
+import linecache
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +13,7 @@ import pytest
 from pydantic import BaseModel, field_validator
 
 import llmcache
-from llmcache.engine import process
+from llmcache.engine import policy, process
 from llmcache.testing.sandbox import Sandbox, faults
 from tests.conftest import JournalReader
 
@@ -139,6 +143,62 @@ def test_a_leaders_own_deadline_is_not_its_followers(sandbox: Sandbox) -> None:
     assert (followed[0].outcome, followed[0].attempts) == ("miss", 1)
 
 
+def test_a_leader_without_time_to_try_again_does_not_fail_its_followers(sandbox: Sandbox) -> None:
+    sandbox.fail(faults.server_error(503))
+    sandbox.hold()
+    leader, led = in_background(lambda: llmcache.extract("Ada", Person, timeout=0.8))
+    sandbox.wait_until_received(1)
+    follower, followed = in_background(lambda: llmcache.extract_with_info("Ada", Person, timeout=30))
+    _all_but_one_wait(2)
+    sandbox.release()
+    leader.join()
+    follower.join()
+    assert isinstance(led[0], (llmcache.ProviderUnavailable, llmcache.ProviderTimeout, Person))
+    assert followed[0].value == llmcache.extract("Ada", Person)
+
+
+class Struck(BaseException):
+    """What a signal handler may raise, at any moment."""
+
+
+def struck_at(line: int, work: Callable[[], Any]) -> str | None:
+    """Strike work at its so-and-so-manieth line in the policy; return that line's text, or None when work was over."""
+    lines = 0
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        nonlocal lines
+        if not frame.f_code.co_filename.endswith("engine/policy.py"):
+            return None
+        lines += event == "line"
+        if event == "line" and lines == line:
+            sys.settrace(None)
+            raise Struck(frame.f_lineno)
+        return trace
+
+    sys.settrace(trace)
+    try:
+        work()
+    except Struck as struck:
+        return linecache.getline(policy.__file__, struck.args[0]).strip()
+    finally:
+        sys.settrace(None)
+    return None
+
+
+def test_an_exception_at_any_line_of_a_miss_leaves_no_flight_behind(sandbox: Sandbox) -> None:
+    llmcache.extract("warm", Person)
+    flights = process.current().flights
+    for number in itertools.count(1):
+        line = struck_at(number, functools.partial(llmcache.extract, f"text {number}", Person))
+        if line is None:
+            break
+        stranded, flights._flights = list(flights._flights), {}
+        # On the line that lands the flight nothing is left to catch it; on a bare "try:" only a tracer can strike, for
+        # signals are looked at by calls and loops.
+        assert stranded == [] or line in ("port.land(own, landing)", "try:"), line
+    assert number > 50
+
+
 def test_a_followers_deadline_is_its_own(sandbox: Sandbox) -> None:
     sandbox.hold()
     leader, led = in_background(lambda: llmcache.extract("Ada", Person))
@@ -236,6 +296,19 @@ def test_a_validator_may_ask_for_something_else(sandbox: Sandbox) -> None:
 
     assert isinstance(llmcache.extract("Ada", Asking), Asking)
     assert sandbox.calls == 2
+
+
+def test_a_leader_whose_thread_is_gone_strands_nobody(sandbox: Sandbox) -> None:
+    from llmcache.engine.flights import Flight
+
+    found = llmcache.extract_with_info("Ada", Person, cache="bypass")
+    gone = threading.Thread(target=lambda: flights.board(Flight(bytes.fromhex(found.key))))
+    flights = process.current().flights
+    gone.start()
+    gone.join()
+    assert len(flights) == 1
+    assert llmcache.extract_with_info("Ada", Person, timeout=30).outcome == "miss"
+    assert len(flights) == 0
 
 
 def test_bypass_does_not_wait_for_others(sandbox: Sandbox) -> None:
