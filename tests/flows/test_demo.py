@@ -229,7 +229,7 @@ def real_api(provider: Sandbox) -> dict[str, str]:
     """The environment of somebody who asks for the real API; the address is where a test can look at what comes."""
     return {
         "LLMCACHE_DEMO_PROVIDER": "openai",
-        "OPENAI_API_KEY": "a key",
+        "OPENAI_API_KEY": "a-key",
         "OPENAI_BASE_URL": provider.base_url,
     }
 
