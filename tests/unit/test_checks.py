@@ -137,6 +137,7 @@ def test_a_key_is_not_shown(tmp_path: Path) -> None:
     assert secret not in repr(conf.read({"PROVIDERS": {"openai": {"api_key": secret}}}))
 
 
+@pytest.mark.django_db  # newer versions of Django open the database for a check
 def test_checks_are_registered() -> None:
     with llmcache_settings(TTL=-1), pytest.raises(SystemCheckError, match="E002"):
         call_command("check")
