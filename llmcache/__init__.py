@@ -14,7 +14,7 @@ The way of one call, and the modules in its order:
     tiers         memory over stores of bytes
     envelope      the bytes of an entry
     providers     the body that is sent, the schema in it, the attempt itself
-    money         the journal: every attempt before it leaves and after it ends
+    money         the journal: every attempt before it leaves and after it ends; usage, prices, estimates
 
 A step knows only the steps below it. ``conf`` is the one reader of settings, ``exceptions`` the tree of errors,
 ``backends`` the two cache backends that a project names in ``CACHES``.
@@ -42,6 +42,7 @@ from llmcache.exceptions import (
     ValidationFailed,
 )
 from llmcache.extraction import Extraction, Extractor, extract, extract_with_completion, extract_with_info
+from llmcache.money.estimates import SavingsEstimate, estimate_savings
 
 __version__ = "0.1.0"
 
@@ -64,9 +65,11 @@ __all__ = [
     "RateLimited",
     "RecursiveExtract",
     "Refused",
+    "SavingsEstimate",
     "Truncated",
     "UnsupportedType",
     "ValidationFailed",
+    "estimate_savings",
     "extract",
     "extract_with_completion",
     "extract_with_info",
