@@ -5,6 +5,7 @@ Loaded at the first such call, for it brings the provider's side with it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,8 @@ from llmcache.exceptions import LLMCacheError
 from llmcache.plans import MAX_KIND
 from llmcache.prepared import Prepared, lookup_of
 from llmcache.request import NOT_GIVEN
+
+logger = logging.getLogger("llmcache.call")
 
 
 @sensitive_variables()
@@ -44,6 +47,8 @@ def answer(
         counts.count((kind, model, None, "error"))
         raise
     counts.count((kind, model, answered.tier, answered.outcome))
+    if answered.outcome != "hit":
+        logger.debug("%s by %s: %s after %d attempts.", kind, model, answered.outcome, answered.spent.attempts)
     return answered, call, now.clock.monotonic() - began
 
 

@@ -57,7 +57,10 @@ def _misspelt() -> list[checks.CheckMessage]:
 
 
 def _tiers(settings: conf.Settings) -> list[checks.CheckMessage]:
+    from django.core.cache import caches
+
     from llmcache.tiers.configured import check_aliases
+    from llmcache.tiers.disk import DiskStore
 
     if settings.tiers is None:
         return []
@@ -65,7 +68,12 @@ def _tiers(settings: conf.Settings) -> list[checks.CheckMessage]:
         check_aliases(settings.tiers)
     except ConfigurationError as error:
         return [checks.Error(str(error), id="llmcache.E003")]
-    return []
+    stores = {alias: getattr(caches[alias], "store", None) for alias in settings.tiers}
+    return [
+        _unwritable(store.path, f"CACHES[{alias!r}]['LOCATION']")
+        for alias, store in stores.items()
+        if isinstance(store, DiskStore) and not writable(store.path)
+    ]
 
 
 def _provider(settings: conf.Settings) -> list[checks.CheckMessage]:
@@ -83,7 +91,11 @@ def _provider(settings: conf.Settings) -> list[checks.CheckMessage]:
             )
         ]
     try:
-        OpenAIProvider(alias, settings.providers[alias]).require_key()
+        provider = OpenAIProvider(alias, settings.providers[alias])
+    except ConfigurationError as error:
+        return [checks.Error(str(error), id="llmcache.E006")]
+    try:
+        provider.require_key()
     except ConfigurationError as error:
         return [checks.Warning(str(error), id="llmcache.W001")]
     return []
@@ -105,15 +117,17 @@ def _folders(settings: conf.Settings) -> list[checks.CheckMessage]:
             )
         )
     if settings.tiers is None and not writable(disk):
-        found.append(
-            checks.Warning(
-                f"The disk tier's folder {disk} cannot be written: answers are kept in memory only, and a restart "
-                "pays for them again.",
-                hint="Set LLMCACHE['DISK_PATH'] to a folder that this user can write, or TIERS to aliases of CACHES.",
-                id="llmcache.W003",
-            )
-        )
+        found.append(_unwritable(disk, "LLMCACHE['DISK_PATH']"))
     return found
+
+
+def _unwritable(disk: Path, setting: str) -> checks.CheckMessage:
+    return checks.Warning(
+        f"The disk tier's folder {disk} cannot be written: new answers are not kept there, and a restart pays for "
+        "them again.",
+        hint=f"Set {setting} to a folder that this user can write.",
+        id="llmcache.W003",
+    )
 
 
 def writable(folder: Path) -> bool:

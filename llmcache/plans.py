@@ -96,6 +96,7 @@ class Plans:
         self._plans: OrderedDict[Hashable, Plan] = OrderedDict()
         self._types: OrderedDict[Hashable, ResponseType] = OrderedDict()
         self._kinds: dict[str, tuple[str, str]] = {}
+        self._told: set[frozenset[tuple[str, str]]] = set()
         self._size = 0
 
     def get(
@@ -149,8 +150,9 @@ class Plans:
     def _warn_of_shared_kind(self, plan: Plan) -> None:
         here = (plan.response.module, plan.response.name)
         there = self._kinds.setdefault(plan.kind, here) if len(self._kinds) < MAX_PLANS else here
-        if there != here and there[1] == here[1]:
-            self._kinds[plan.kind] = here
+        pair = frozenset((there, here))
+        if there != here and there[1] == here[1] and pair not in self._told and len(self._told) < MAX_PLANS:
+            self._told.add(pair)
             logger.warning(
                 "The response types %s.%s and %s.%s share the kind %r: settings and reports take them for one. "
                 "Pass kind= to tell them apart.",

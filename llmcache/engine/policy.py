@@ -132,7 +132,7 @@ async def _look(call: Call, port: Port) -> tuple[Answered | None, Reason]:
     rest: bytes | None = None
     if call.needs_completion:
         rest = await port.read_rest(found.entry)
-        if rest is None:
+        if rest is None or call.plan.provider.completion(rest, found.entry.answer) is None:
             return None, "completion_missing"
     try:
         value = call.plan.validate(found.entry.answer)

@@ -95,5 +95,5 @@ class Provider(Protocol):
         ...
 
     def completion(self, rest: bytes, answer: bytes) -> Any:
-        """Return the provider's own completion object, made of its parts."""
+        """Return the provider's own completion object, made of its parts; None when they are none."""
         ...

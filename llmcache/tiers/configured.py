@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, cast
 
-from django.core.cache import caches
+from django.core.cache import InvalidCacheBackendError, caches
 
 from llmcache import conf
 from llmcache.backends import DiskCache, MemoryCache
@@ -45,7 +45,10 @@ def check_aliases(aliases: tuple[str, ...]) -> None:
                 f"LLMCACHE['TIERS'] names {alias!r}, which is not in CACHES (there are: {', '.join(sorted(known))}). "
                 "Add it to CACHES or remove it from TIERS."
             )
-        backend = caches[alias]
+        try:
+            backend = caches[alias]
+        except InvalidCacheBackendError as error:
+            raise ConfigurationError(f"LLMCACHE['TIERS'] names {alias!r}, which cannot be made: {error}") from None
         if not isinstance(backend, (MemoryCache, DiskCache)):
             raise ConfigurationError(
                 f"LLMCACHE['TIERS'] names {alias!r}, whose BACKEND is {known[alias].get('BACKEND')}. "

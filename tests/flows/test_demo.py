@@ -247,6 +247,15 @@ def test_the_real_api_is_asked_where_its_user_agrees(var: Path) -> None:
     assert "of 400 values are what people read in the text" in done.stdout
 
 
+def test_a_key_alone_spends_no_money(var: Path) -> None:
+    with Sandbox() as provider:
+        keyed = {**real_api(provider), "LLMCACHE_DEMO_PROVIDER": ""}
+        done = demo(var, "--requests", "20", **keyed)
+    assert done.returncode == 0, done.stderr
+    assert provider.received == 0
+    assert "no model" in done.stdout
+
+
 @pytest.mark.parametrize("typed", [b"n\n", b"\x04"], ids=["no", "Ctrl-D"])
 def test_on_a_terminal_the_user_is_asked_before_money_is_spent(var: Path, typed: bytes) -> None:
     ours, theirs = pty.openpty()

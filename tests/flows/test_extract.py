@@ -280,8 +280,9 @@ def test_two_types_of_one_name_share_a_kind_and_are_told_apart_once(
 ) -> None:
     from tests.unit import key_types
 
-    llmcache.extract("Ada", Person)
-    llmcache.extract("Ada", key_types.Person)
+    for prompt in ("one", "two", "three"):
+        llmcache.extract("Ada", Person, system=prompt)
+        llmcache.extract("Ada", key_types.Person, system=prompt)
     warnings = [record.getMessage() for record in caplog.records if "share the kind" in record.getMessage()]
     assert len(warnings) == 1
     assert "tests.flows.test_extract.Person" in warnings[0]

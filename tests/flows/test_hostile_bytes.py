@@ -15,6 +15,7 @@ from llmcache.engine import process
 from llmcache.envelope import Entry
 from llmcache.testing.sandbox import Sandbox
 from llmcache.tiers.disk import DiskStore
+from tests.conftest import JournalReader
 
 
 class Person(BaseModel):
@@ -88,15 +89,25 @@ def test_hostile_bytes_are_a_miss(
     assert not (tmp_path / "unpickled").exists()
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [b"null", b"[" * 100_000, b"{}", b'{"choices":[]}', b"\xff", b"[]", b"1", b'{"choices":[{"message":1}]}', b""],
+    ids=lambda rest: repr(rest[:20]),
+)
 def test_a_hostile_completion_is_gone_and_the_answer_stays(
-    sandbox: Sandbox, tmp_path: Path, forget_memory: Callable[[], None]
+    rest: bytes, sandbox: Sandbox, tmp_path: Path, journal: JournalReader
 ) -> None:
-    found = llmcache.extract_with_info("Ada", Person)
-    key = bytes.fromhex(found.key)
+    key = bytes.fromhex(llmcache.extract_with_info("Ada", Person).key)
+    held = process.current().tiers.read(key, float("inf"))
+    assert held is not None
+    entry = held.entry
     store = DiskStore(tmp_path / "tier")
-    foreign = Entry(key, b'{"choices":[{"message":{}}]}', 1.0, float("inf"), float("inf"))
+    foreign = Entry(key, rest, entry.written_at, entry.fresh_until, entry.stale_until)
     name = keys.supplement_key(process.current().namespace, key)
     store.set(name, envelope.encode(foreign, flags=envelope.SUPPLEMENT), None)
     store.close()
     again = llmcache.extract_with_info("Ada", Person)
     assert (again.outcome, again.completion) == ("hit", None)
+    assert llmcache.extract_with_completion("Ada", Person)[1].choices[0].message.content is not None
+    assert sandbox.calls == 2
+    assert [line.facts["why"] for line in journal.records() if line.event == "started"][1] == "completion_missing"

@@ -120,6 +120,26 @@ def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
     assert "LLMCACHE['DISK_PATH']" in checks[1][2]
 
 
+def test_a_disk_tier_of_caches_that_cannot_be_written(tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    disk = {"BACKEND": "llmcache.backends.DiskCache", "LOCATION": str(blocker / "disk")}
+    with override_settings(CACHES={"default": disk, "llm": disk}):
+        ((check, _, hint),) = found(TIERS=["llm"])
+    assert check == "llmcache.W003"
+    assert "CACHES['llm']['LOCATION']" in hint
+
+
+def test_an_alias_whose_backend_is_not_there() -> None:
+    with override_settings(CACHES={"default": {"BACKEND": "nowhere.Cache"}}):
+        assert [check for check, _, _ in found(TIERS=["default"])] == ["llmcache.E003"]
+
+
+def test_an_address_of_the_environment_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "api.openai.com/v1")
+    assert [check for check, _, _ in found()] == ["llmcache.E006"]
+
+
 def test_a_misspelt_name_of_the_setting() -> None:
     from django.conf import settings
 

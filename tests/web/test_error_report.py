@@ -1,4 +1,4 @@
-"""Django's DEBUG page after a call that failed: no frame of the way of a miss shows the text."""
+"""Django's report of an error, as it is mailed: no frame of the way of a miss shows the text."""
 
 import sys
 
