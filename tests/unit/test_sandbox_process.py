@@ -34,6 +34,8 @@ def wait_until_refused(base_url: str) -> None:
             socket.create_connection((host, int(port)), timeout=20).close()
         except ConnectionRefusedError:
             return
+        except ConnectionResetError:
+            pass  # it was about to close just then
         time.sleep(0.01)
     raise AssertionError(f"something still listens at {base_url}")
 
