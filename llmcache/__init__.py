@@ -16,7 +16,8 @@ The way of one call, and the modules in its order:
     providers     the body that is sent, the schema in it, the attempt itself
     money         the journal: every attempt before it leaves and after it ends; usage, prices, estimates
 
-A step knows only the steps below it. ``conf`` is the one reader of settings, ``exceptions`` the tree of errors,
+A step knows only the steps below it. ``conf`` is the one reader of settings
+(``setting_values`` says what each takes), ``exceptions`` the tree of errors,
 ``backends`` the two cache backends that a project names in ``CACHES``.
 """
 

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Final
 from django.views.decorators.debug import sensitive_variables
 
 from llmcache import keys
-from llmcache.conf import ProviderSettings, address_problem
 from llmcache.exceptions import (
     AuthenticationFailed,
     ConfigurationError,
@@ -33,6 +32,7 @@ from llmcache.exceptions import (
 from llmcache.money.usage import told_usage
 from llmcache.providers.base import RESERVED_FIELDS, Body, Failure, Reply
 from llmcache.providers.schema import ResponseSchema, response_format
+from llmcache.setting_values import ProviderSettings, address_problem
 
 if TYPE_CHECKING:
     import openai
@@ -309,7 +309,12 @@ def _lost(error: Exception) -> Failure:
             provider_error=name,
         )
         return Failure(made, cost_usd=cost, in_doubt=not never_sent, retry=False)
-    told = "could not be reached" if never_sent else "closed the connection before its answer was whole"
+    if never_sent:
+        told = "could not be reached"
+    elif isinstance(cause, httpx2.HTTPError):
+        told = "closed the connection before its answer was whole"
+    else:
+        told = "could not be asked, or its answer not be read"
     made = ProviderUnavailable(f"The provider {told} ({name}). Check 'base_url' and the network.", provider_error=name)
     # What the network did may pass; what our own side would not send, or could not read, will not.
     passing = isinstance(cause, httpx2.TransportError) and not isinstance(

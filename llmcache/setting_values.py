@@ -1,0 +1,214 @@
+"""What each kind of setting takes: a reader returns the value in its own type or says why it cannot be used."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from llmcache.money.pricing import DatedPrice
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderSettings:
+    """Where one provider alias is and how to enter; what is None is read from the environment at use."""
+
+    api_key: str | None = None
+    base_url: str | None = None
+    identity: str | None = None
+    """Name that stands in keys for the host and path of ``base_url``, so that a gateway can move."""
+
+    def __repr__(self) -> str:
+        return f"ProviderSettings(api_key={'***' if self.api_key else None}, base_url={self.base_url!r})"
+
+
+class UnusableError(ValueError):
+    """What a reader says of a value that cannot be used; becomes a Problem."""
+
+
+def whole_number(low: int, high: int = 2**63 - 1) -> Callable[[Any], int]:
+    """Return a reader of whole numbers within bounds, both included."""
+
+    def read(value: Any) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise UnusableError(f"must be a whole number of at least {low}")
+        return value
+
+    return read
+
+
+def seconds(*, none: bool, most: float = 1e11) -> Callable[[Any], float | None]:
+    """Return a reader of seconds or timedeltas below ``most``; with ``none``, None and zero are taken too."""
+
+    def read(value: Any) -> float | None:
+        if value is None and none:
+            return None
+        number: Any = value.total_seconds() if isinstance(value, timedelta) else value
+        if type(number) not in (int, float) or not 0 <= number < most or (number == 0 and not none):
+            raise UnusableError(
+                "must be a number of seconds or a timedelta"
+                + (", zero or more, or None for no expiry" if none else " above zero")
+            )
+        return float(number)
+
+    return read
+
+
+def flag(value: Any) -> bool:
+    """Read True or False, and nothing that is merely true."""
+    if type(value) is not bool:
+        raise UnusableError("must be True or False")
+    return value
+
+
+def short_text(value: Any) -> str:
+    """Read a str of at most 200 printable characters."""
+    if type(value) is not str or len(value) > 200 or not value.isprintable():
+        raise UnusableError("must be a string of at most 200 printable characters")
+    return value
+
+
+def namespace(value: Any) -> str | None:
+    """Read what may stand in the names of files and keys, or None."""
+    if value is not None and (type(value) is not str or not re.fullmatch(r"[0-9a-z]{1,64}", value)):
+        raise UnusableError("must be 1 to 64 letters a-z and digits")
+    return value
+
+
+def folder(value: Any) -> Path | None:
+    """Read the absolute path of a folder, or None; it need not exist."""
+    if value is None:
+        return None
+    if not isinstance(value, (str, Path)) or not str(value):
+        raise UnusableError("must be the path of a folder, as a string or a Path, or None")
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError:
+        raise UnusableError("begins with '~', and this user has no home folder") from None
+    if "\0" in str(path):
+        raise UnusableError("has a NUL character")
+    if not path.is_absolute():
+        raise UnusableError(
+            "must be an absolute path: a relative one would mean another folder for each working directory"
+        )
+    return path
+
+
+def model_name(value: Any) -> str:
+    """Read ``provider/model``."""
+    if type(value) is not str or not re.fullmatch(r"[^/\s]+/\S+", value):
+        raise UnusableError("must be a string 'provider/model', e.g. 'openai/gpt-5-mini'")
+    return value
+
+
+def tiers(value: Any) -> tuple[str, ...] | None:
+    """Read aliases of ``CACHES``, each once, or None; whether they are there is not looked at."""
+    if value is None:
+        return None
+    names = cast("list[Any]", value)
+    if not isinstance(value, (list, tuple)) or not names or not all(type(name) is str for name in names):
+        raise UnusableError("must be a list of at least one alias of CACHES, fastest first, or None")
+    if len(set(names)) != len(names):
+        raise UnusableError("names the same alias twice")
+    return tuple(names)
+
+
+def providers(value: Any) -> Mapping[str, ProviderSettings]:
+    """Read the providers by alias; ``openai`` is always among them."""
+    if not isinstance(value, Mapping):
+        raise UnusableError("must be a dict of provider aliases, e.g. {'openai': {'api_key': '…'}}")
+    known = [field.name for field in fields(ProviderSettings)]
+    providers = {"openai": ProviderSettings()}
+    for alias, options in cast("Mapping[Any, Any]", value).items():
+        if type(alias) is not str or not re.fullmatch(r"[A-Za-z0-9_.-]{1,50}", alias):
+            raise UnusableError("has an alias that is not 1 to 50 letters, digits, '_', '.' and '-'")
+        if not isinstance(options, Mapping):
+            raise UnusableError(f"[{alias!r}] must be a dict with any of {', '.join(known)}")
+        given = cast("Mapping[Any, Any]", options)
+        for name, item in given.items():
+            if name not in known:
+                raise UnusableError(f"[{alias!r}] has the unknown key {name!r}{nearest(str(name), known)}")
+            if item is not None and (type(item) is not str or not item):
+                raise UnusableError(f"[{alias!r}][{name!r}] must be a string that is not empty, or None")
+        base_url: str | None = given.get("base_url")
+        wrong = None if base_url is None else address_problem(base_url)
+        if wrong is not None:
+            raise UnusableError(f"[{alias!r}]['base_url'] {wrong}")
+        providers[alias] = ProviderSettings(**given)
+    return providers
+
+
+def address_problem(base_url: str) -> str | None:
+    """Return why a base URL cannot be used, in words that follow its name; None when it can."""
+    try:
+        url = urlsplit(base_url)
+        host, _ = url.hostname, url.port
+    except ValueError:
+        return "is no URL that can be read"
+    if url.scheme not in ("http", "https") or not host:
+        return "must begin with http:// or https:// and a host"
+    if not base_url.isprintable() or " " in base_url or ".." in host or any(len(part) > 63 for part in host.split(".")):
+        return "has characters or a host that cannot be in a URL"
+    if "@" in url.netloc:
+        return "must not hold a user name or password, for it stands in logs; use 'api_key'"
+    return None
+
+
+def prices(value: Any) -> Mapping[str, tuple[DatedPrice, ...]]:
+    """Read prices by ``provider/model``, each from a moment on."""
+    if not isinstance(value, Mapping):
+        raise UnusableError("must be a dict of 'provider/model' to prices, e.g. {'openai/gpt-5': {'input': '1.25', …}}")
+    prices: dict[str, tuple[DatedPrice, ...]] = {}
+    for name, told in cast("Mapping[Any, Any]", value).items():
+        if type(name) is not str or not re.fullmatch(r"[^/\s]+/\S+", name):
+            raise UnusableError(f"has the key {name!r}, which is not 'provider/model'")
+        several = cast("list[Any]", told if isinstance(told, (list, tuple)) else [told])
+        prices[name] = tuple(_price(name, each) for each in several)
+    return prices
+
+
+def _price(name: str, told: Any) -> DatedPrice:
+    if not isinstance(told, Mapping):
+        raise UnusableError(f"[{name!r}] must be a dict, or a list of dicts, with 'input' and 'output'")
+    given = dict(cast("Mapping[Any, Any]", told))
+    since: Any = given.pop("since", date.min)
+    if not isinstance(since, date):
+        raise UnusableError(f"[{name!r}]['since'] must be a date or an aware datetime")
+    moment = since if isinstance(since, datetime) else datetime(since.year, since.month, since.day, tzinfo=UTC)
+    if moment.tzinfo is None:
+        raise UnusableError(
+            f"[{name!r}]['since'] must be an aware datetime: a naive one means another moment elsewhere"
+        )
+    known = ["input", "cache_read", "cache_write", "output"]
+    for key in given:
+        if key not in known:
+            raise UnusableError(f"[{name!r}] has the unknown key {key!r}{nearest(str(key), [*known, 'since'])}")
+    amounts = {key: _dollars(name, key, amount) for key, amount in given.items()}
+    if "input" not in amounts or "output" not in amounts:
+        raise UnusableError(f"[{name!r}] needs 'input' and 'output'; the others cost what input does when left out")
+    read, written = (amounts.get(key, amounts["input"]) for key in ("cache_read", "cache_write"))
+    return DatedPrice(moment, amounts["input"], read, amounts["output"], written)
+
+
+def _dollars(name: str, key: str, amount: Any) -> Decimal:
+    # A float is not what was written: 0.1 has 55 digits.
+    number = Decimal("nan")
+    if type(amount) in (str, int, Decimal):
+        with contextlib.suppress(InvalidOperation):
+            number = Decimal(amount)
+    if not number.is_finite() or number < 0:
+        raise UnusableError(f"[{name!r}][{key!r}] must be dollars for a million tokens, as a str, an int or a Decimal")
+    return number
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """Return a question that names the known name nearest to one, or nothing when none is near."""
+    near = difflib.get_close_matches(name.lower(), [item.lower() for item in known], n=1, cutoff=0.6)
+    return f"; did you mean {next(item for item in known if item.lower() == near[0])!r}?" if near else ""
