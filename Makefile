@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test lint bench clean
+.PHONY: help install demo serve test test-matrix lint bench clean
 
 help:
 	@echo 'make install   make .venv with the package and its development tools'
 	@echo 'make demo      run 20,000 real requests through llmcache.extract() and show the table'
 	@echo 'make serve     open the demo project on http://127.0.0.1:8000/'
 	@echo 'make test      format, lint, types, migrations and all tests'
+	@echo 'make test-matrix   run a choice of the tests on every Python, Django and pydantic that is supported'
 	@echo 'make bench     measure hits, misses and imports against their floors'
 	@echo 'make clean     remove .venv and var'
 
@@ -30,7 +31,7 @@ demo: $(READY)
 
 serve: $(READY)
 	@$(BIN)/python manage.py migrate --verbosity 0
-	$(BIN)/python manage.py runserver
+	$(BIN)/python manage.py serve
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -40,6 +41,10 @@ lint: $(READY)
 
 test: lint
 	$(BIN)/python -m pytest
+
+# Slow: ten environments, made and removed one after another. `make test-matrix MATRIX=--quick` runs two.
+test-matrix:
+	$(PYTHON) tests/matrix.py $(MATRIX)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks

@@ -30,8 +30,10 @@ from llmcache.exceptions import (
     InputTooLarge,
     InvalidRequest,
     InvalidText,
+    LedgerFull,
     LLMCacheError,
     NotCached,
+    ProviderCallsForbidden,
     ProviderError,
     ProviderTimeout,
     ProviderUnavailable,
@@ -42,8 +44,19 @@ from llmcache.exceptions import (
     UnsupportedType,
     ValidationFailed,
 )
-from llmcache.extraction import Extraction, Extractor, extract, extract_with_completion, extract_with_info
+from llmcache.extraction import (
+    Extraction,
+    Extractor,
+    aextract,
+    aextract_with_completion,
+    aextract_with_info,
+    extract,
+    extract_with_completion,
+    extract_with_info,
+)
+from llmcache.flushing import aflush, flush
 from llmcache.money.estimates import SavingsEstimate, estimate_savings
+from llmcache.money.reports import Stats, astats, stats
 
 __version__ = "0.1.0"
 
@@ -59,7 +72,9 @@ __all__ = [
     "InvalidRequest",
     "InvalidText",
     "LLMCacheError",
+    "LedgerFull",
     "NotCached",
+    "ProviderCallsForbidden",
     "ProviderError",
     "ProviderTimeout",
     "ProviderUnavailable",
@@ -67,11 +82,19 @@ __all__ = [
     "RecursiveExtract",
     "Refused",
     "SavingsEstimate",
+    "Stats",
     "Truncated",
     "UnsupportedType",
     "ValidationFailed",
+    "aextract",
+    "aextract_with_completion",
+    "aextract_with_info",
+    "aflush",
+    "astats",
     "estimate_savings",
     "extract",
     "extract_with_completion",
     "extract_with_info",
+    "flush",
+    "stats",
 ]

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from django.views.decorators.debug import sensitive_variables
 
-from llmcache import request
-from llmcache.engine import counts
-from llmcache.engine.call import Answered, Call
-from llmcache.engine.policy import resolve
+from llmcache import request, workers
+from llmcache.engine.asyncio_port import AsyncioPort
+from llmcache.engine.background import Errand
+from llmcache.engine.call import Answered, Call, Done
+from llmcache.engine.counts import tally_of
+from llmcache.engine.policy import Port, resolve
 from llmcache.engine.ports import BlockingPort, run
 from llmcache.engine.runtime import Runtime
 from llmcache.exceptions import LLMCacheError
+from llmcache.loading import first_time
 from llmcache.plans import MAX_KIND
 from llmcache.prepared import Prepared, lookup_of
 from llmcache.request import NOT_GIVEN
@@ -34,22 +39,83 @@ def answer(
     params: dict[str, Any],
     *,
     needs_completion: bool = False,
-) -> tuple[Answered, Call, float]:
-    """Return how a call was answered, the call, and the seconds it took. Raises what ``llmcache.extract`` documents."""
+    needs_rest: bool = False,
+) -> Done:
+    """Return how a call was answered. Raises what ``llmcache.extract`` documents.
+
+    ``needs_rest``: look for what was kept beside the answer, too; where it is gone, that is no miss.
+    """
     began = now.clock.monotonic()
+    call = _call(now, content, response_model, options, params, needs_completion)
+    answered = run(_answered(now, call, BlockingPort(now), needs_rest))
+    return Done(answered, call, now.clock.monotonic() - began, now.clock.wall())
+
+
+@sensitive_variables()
+async def aanswer(
+    now: Runtime,
+    errand: Errand[Any],
+    content: Any,
+    response_model: Any,
+    options: tuple[Any, ...],
+    params: dict[str, Any],
+    *,
+    needs_completion: bool = False,
+    needs_rest: bool = False,
+) -> Done:
+    """Do as ``answer``, in the background loop."""
+    began = now.clock.monotonic()
+    make = partial(_call, now, content, response_model, options, params, needs_completion)
+    # A type that is seen for the first time takes as long as it likes to make its schema.
+    known = now.prepared.get(lookup_of(response_model, options, params)) is not None
+    call = make() if known else await workers.files.run(make)
+    if needs_completion:
+        await workers.files.run(partial(_load, call))
+    answered = await _answered(now, call, AsyncioPort(now, errand), needs_rest)
+    return Done(answered, call, now.clock.monotonic() - began, now.clock.wall())
+
+
+def _load(call: Call) -> None:
+    with first_time(call.plan.provider.alias):
+        call.plan.provider.load()
+
+
+@sensitive_variables()
+def _call(
+    now: Runtime,
+    content: Any,
+    response_model: Any,
+    options: tuple[Any, ...],
+    params: dict[str, Any],
+    needs_completion: bool,
+) -> Call:
     given = {name: value for name, value in zip(request.OPTIONS, options, strict=True) if value is not NOT_GIVEN}
     call = checked(now, content, response_model, given, params, needs_completion=needs_completion)
     _keep_prepared(now, call, response_model, options, params)
+    return call
+
+
+async def _answered(now: Runtime, call: Call, port: Port, needs_rest: bool) -> Answered:
+    answered = await _counted(now, call, port)
+    if needs_rest and answered.rest is None:
+        return replace(answered, rest=await port.read_rest(answered.entry))
+    return answered
+
+
+@sensitive_variables()
+async def _counted(now: Runtime, call: Call, port: Port) -> Answered:
+    """Return how a call was answered, and count it."""
     kind, model = call.plan.kind, call.plan.model
+    now.counts.begin()
     try:
-        answered = run(resolve(call, BlockingPort(now)))
+        answered = await resolve(call, port)
     except LLMCacheError:
-        counts.count((kind, model, None, "error"))
+        now.counts.count(tally_of(kind, model, call.tenant, None, "error"))
         raise
-    counts.count((kind, model, answered.tier, answered.outcome))
+    now.counts.count(tally_of(kind, model, call.tenant, answered.tier, answered.outcome, answered.entry))
     if answered.outcome != "hit":
         logger.debug("%s by %s: %s after %d attempts.", kind, model, answered.outcome, answered.spent.attempts)
-    return answered, call, now.clock.monotonic() - began
+    return answered
 
 
 def _keep_prepared(
@@ -67,7 +133,7 @@ def _keep_prepared(
         return
     found = now.prepared.get(lookup)
     if found is None or found.plan is not call.plan:
-        now.prepared.keep(lookup, Prepared(call.plan, call.scope, call.max_age))
+        now.prepared.keep(lookup, Prepared(call.plan, call.scope, call.max_age, call.tenant, now.memory_name))
 
 
 @sensitive_variables()
@@ -89,7 +155,8 @@ def checked(
     data = request.encode_text(content, settings.max_text_bytes)
     tags = request.tag_names(options.get("tags", ()))
     tenant, system = options.get("tenant"), options.get("system")
-    scope = request.scope(tenant, options.get("subject"), tags, options.get("version"), options.get("variant"))
+    subject = options.get("subject")
+    scope = request.scope(tenant, subject, tags, options.get("version"), options.get("variant"))
     ttl = request.lifetime(options.get("ttl", settings.ttl))
     cache = request.cache_use(options.get("cache", "use"))
     timeout = request.duration(options.get("timeout", settings.timeout))
@@ -116,4 +183,5 @@ def checked(
         unkeyed=unkeyed,
         tags=tags,
         tenant=tenant,
+        subject=subject,
     )

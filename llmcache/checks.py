@@ -94,6 +94,8 @@ def _provider(settings: conf.Settings) -> list[checks.CheckMessage]:
         provider = OpenAIProvider(alias, settings.providers[alias])
     except ConfigurationError as error:
         return [checks.Error(str(error), id="llmcache.E006")]
+    if settings.allow_provider_calls is False:
+        return []
     try:
         provider.require_key()
     except ConfigurationError as error:

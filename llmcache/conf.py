@@ -16,13 +16,17 @@ from django.conf import settings as django_settings
 from llmcache.exceptions import ConfigurationError
 from llmcache.money.pricing import DatedPrice
 from llmcache.setting_values import (
+    Allowance,
     ProviderSettings,
     UnusableError,
+    allowance,
+    database_alias,
     flag,
     folder,
     model_name,
     namespace,
     nearest,
+    one_of,
     prices,
     providers,
     seconds,
@@ -47,11 +51,16 @@ class Settings:
     max_reasks: int
     namespace: str | None
     version: str
+    database: str
     journal: Path | None
     journal_fsync: bool
+    journal_max_bytes: int
+    ledger_sync: bool
+    on_ledger_full: str
     max_text_bytes: int
     max_value_bytes: int
     prices: Mapping[str, tuple[DatedPrice, ...]]
+    allow_provider_calls: Allowance | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +158,7 @@ OPTIONS: tuple[Option, ...] = (
         "What keeps two projects apart in one store; None is a hash of the settings package and the database.",
     ),
     Option("VERSION", "", short_text, "str", "Part of every key: another value makes every request a new one."),
+    Option("DATABASE", "default", database_alias, "str, alias of DATABASES", "The database of the ledger's tables."),
     Option(
         "JOURNAL",
         None,
@@ -164,6 +174,27 @@ OPTIONS: tuple[Option, ...] = (
         "Whether a journal line is forced to the disk before the call goes on, so that it survives a loss of power.",
     ),
     Option(
+        "JOURNAL_MAX_BYTES",
+        64 * 2**20,
+        whole_number(4_096),
+        "int, bytes",
+        "How much of one process's journal may wait for the database.",
+    ),
+    Option(
+        "LEDGER_SYNC",
+        False,
+        flag,
+        "bool",
+        "Whether an attempt is in the database before it leaves, for machines that lose their disk; not on SQLite.",
+    ),
+    Option(
+        "ON_LEDGER_FULL",
+        "answer",
+        one_of("answer", "refuse"),
+        "'answer' or 'refuse'",
+        "What becomes of a call that the journal cannot take: it is made, or it raises LedgerFull.",
+    ),
+    Option(
         "PRICES",
         {},
         prices,
@@ -173,6 +204,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("MAX_TEXT_BYTES", 2**20, whole_number(1), "int, bytes of UTF-8", "The longest content that is sent."),
     Option(
         "MAX_VALUE_BYTES", 16 * 2**20, whole_number(1), "int, bytes", "The longest reply that is read from a provider."
+    ),
+    Option(
+        "ALLOW_PROVIDER_CALLS",
+        None,
+        allowance,
+        "True, False, 'loopback', or None",
+        "Which providers may be called; 'loopback': those on this machine. None is True, and 'loopback' in tests.",
     ),
 )
 

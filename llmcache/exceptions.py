@@ -15,10 +15,12 @@
     │   ├── Refused
     │   ├── Truncated
     │   └── ValidationFailed        errors
+    ├── LedgerFull
     ├── NotCached
     ├── FlightTimeout
     ├── RecursiveExtract
-    └── AsyncContext                also SynchronousOnlyOperation
+    ├── AsyncContext                also SynchronousOnlyOperation
+    └── ProviderCallsForbidden
 
 All of them survive pickling, so a Celery task can raise them. They are raised ``from None``: the
 errors of SDK and validator hold the text that was sent.
@@ -181,6 +183,12 @@ class ValidationFailed(ExtractionFailed):
     details = (*ExtractionFailed.details, "errors")
 
 
+class LedgerFull(LLMCacheError):
+    """The call could not be noted before it left, and ``ON_LEDGER_FULL`` is ``"refuse"``."""
+
+    code = "ledger_full"
+
+
 class NotCached(LLMCacheError):
     """``cache="only"`` was asked for and there is no usable entry."""
 
@@ -203,3 +211,9 @@ class AsyncContext(LLMCacheError, SynchronousOnlyOperation):
     """A synchronous function was called in a thread whose event loop is running."""
 
     code = "async_context"
+
+
+class ProviderCallsForbidden(LLMCacheError):
+    """``ALLOW_PROVIDER_CALLS`` does not let this call leave; nothing was sent."""
+
+    code = "provider_calls_forbidden"

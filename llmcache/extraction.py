@@ -4,20 +4,23 @@ from __future__ import annotations
 
 # The public twin raises where there is no loop, which would cost a hit 0.3 µs.
 from asyncio import _get_running_loop as running_loop  # pyright: ignore[reportPrivateUsage]
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Coroutine
+from contextvars import copy_context
+from copy import deepcopy
 from dataclasses import InitVar, dataclass
 from datetime import timedelta
 from decimal import Decimal
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 
+from asgiref.sync import markcoroutinefunction
 from pydantic import ValidationError
 
 from llmcache import request
-from llmcache.engine import counts, process
-from llmcache.engine.call import Answered, Call, Outcome, Reason
+from llmcache.engine import process
+from llmcache.engine.call import Answered, Done, Outcome, Reason
 from llmcache.envelope import UNKNOWN_COST
-from llmcache.exceptions import AsyncContext
+from llmcache.exceptions import AsyncContext, LLMCacheError
 from llmcache.money.pricing import dollars
 from llmcache.money.usage import Usage
 from llmcache.prepared import lookup_of
@@ -26,11 +29,16 @@ from llmcache.request import NOT_GIVEN, CacheUse, NotGiven
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
+    from llmcache.engine.background import Errand
+    from llmcache.engine.runtime import Runtime
     from llmcache.plans import Plan
 
 T = TypeVar("T")
+_Away = Callable[[], Coroutine[Any, Any, Done]]
+"""Has a call answered in the background."""
 
 _NO_HIT: Final = object()
+_TIMEOUT: Final = request.OPTIONS.index("timeout")
 
 
 @dataclass(frozen=True)
@@ -138,10 +146,12 @@ class Extractor:
         )
         if not self._plain:
             options, params = self._merged(options, params)
-        value = _memory_hit(content, response_model, options, params)
+        if running_loop() is not None:
+            _raise_async_context("extract")
+        value = _memory_hit(process.current(), content, response_model, options, params)
         if value is not _NO_HIT:
             return value
-        return _way("extract")(content, response_model, options, params)[0].value
+        return _way("extract")(content, response_model, options, params).answered.value
 
     def extract_with_completion(
         self,
@@ -173,10 +183,11 @@ class Extractor:
             *(model, system, kind, ttl, tenant, subject, tags, version, variant, cache, timeout),
             *(max_retries, max_reasks, unkeyed),
         )
-        answered, call, _ = _way("extract_with_completion")(
-            content, response_model, *self._merged(options, params), needs_completion=True
+        return _with_completion(
+            _way("extract_with_completion")(
+                content, response_model, *self._merged(options, params), needs_completion=True
+            )
         )
-        return answered.value, call.plan.provider.completion(answered.rest or b"", answered.entry.answer)
 
     def extract_with_info(
         self,
@@ -204,27 +215,114 @@ class Extractor:
             *(model, system, kind, ttl, tenant, subject, tags, version, variant, cache, timeout),
             *(max_retries, max_reasks, unkeyed),
         )
-        answered, call, took = _way("extract_with_info")(content, response_model, *self._merged(options, params))
-        now = process.current()
-        entry, age = answered.entry, max(now.clock.wall() - answered.entry.written_at, 0.0)
-        rest = answered.rest if answered.rest is not None else now.tiers.read_rest(entry)
-        left = min(call.max_age - age, entry.fresh_until - entry.written_at - age)
-        return Extraction(
-            value=answered.value,
-            outcome=answered.outcome,
-            reason=answered.reason,
-            tier=answered.tier,
-            age_seconds=age,
-            ttl_left_seconds=None if left == float("inf") else max(left, 0.0),
-            key=entry.key.hex(),
-            usage=answered.spent.usage,
-            cost_incurred_usd=dollars(answered.spent.cost),
-            cost_avoided_usd=_avoided(answered),
-            latency_ms=took * 1_000,
-            attempts=answered.spent.attempts,
-            origin=str(entry.facts().get("origin", "provider")),
-            _parts=(call.plan, entry.answer, rest),
+        return _with_info(
+            _way("extract_with_info")(content, response_model, *self._merged(options, params), needs_rest=True)
         )
+
+    @markcoroutinefunction
+    def aextract(
+        self,
+        content: str,
+        response_model: TypeForm[T],
+        *,
+        model: str | NotGiven = NOT_GIVEN,
+        system: str | NotGiven | None = NOT_GIVEN,
+        kind: str | NotGiven = NOT_GIVEN,
+        ttl: float | timedelta | NotGiven | None = NOT_GIVEN,
+        tenant: str | NotGiven | None = NOT_GIVEN,
+        subject: str | NotGiven | None = NOT_GIVEN,
+        tags: Collection[str] | NotGiven = NOT_GIVEN,
+        version: str | NotGiven | None = NOT_GIVEN,
+        variant: str | int | NotGiven | None = NOT_GIVEN,
+        cache: CacheUse | NotGiven = NOT_GIVEN,
+        timeout: float | timedelta | NotGiven = NOT_GIVEN,
+        max_retries: int | NotGiven = NOT_GIVEN,
+        max_reasks: int | NotGiven = NOT_GIVEN,
+        unkeyed: Collection[str] | NotGiven = NOT_GIVEN,
+        **params: Any,
+    ) -> Coroutine[Any, Any, T]:
+        """Do as ``extract``, awaited, and never hold up the event loop.
+
+        Arguments and context variables are read at the call, whenever it is awaited. A hit in memory has its answer at
+        once. Every other call is answered in a thread of llmcache's own, in a copy of this context; who stops waiting
+        loses nothing that is paid for. The type's validators run inside an event loop, here or there.
+        """
+        options = (
+            *(model, system, kind, ttl, tenant, subject, tags, version, variant, cache, timeout),
+            *(max_retries, max_reasks, unkeyed),
+        )
+        if not self._plain:
+            options, params = self._merged(options, params)
+        try:
+            now = process.current_if_made()
+            value = _NO_HIT if now is None else _memory_hit(now, content, response_model, options, params)
+        except Exception as error:  # noqa: BLE001  # what goes wrong is raised where the call is awaited
+            return _raised(error)
+        if value is not _NO_HIT:
+            return _given(value)
+        return _value(_away(content, response_model, options, params))
+
+    @markcoroutinefunction
+    def aextract_with_completion(
+        self,
+        content: str,
+        response_model: TypeForm[T],
+        *,
+        model: str | NotGiven = NOT_GIVEN,
+        system: str | NotGiven | None = NOT_GIVEN,
+        kind: str | NotGiven = NOT_GIVEN,
+        ttl: float | timedelta | NotGiven | None = NOT_GIVEN,
+        tenant: str | NotGiven | None = NOT_GIVEN,
+        subject: str | NotGiven | None = NOT_GIVEN,
+        tags: Collection[str] | NotGiven = NOT_GIVEN,
+        version: str | NotGiven | None = NOT_GIVEN,
+        variant: str | int | NotGiven | None = NOT_GIVEN,
+        cache: CacheUse | NotGiven = NOT_GIVEN,
+        timeout: float | timedelta | NotGiven = NOT_GIVEN,
+        max_retries: int | NotGiven = NOT_GIVEN,
+        max_reasks: int | NotGiven = NOT_GIVEN,
+        unkeyed: Collection[str] | NotGiven = NOT_GIVEN,
+        **params: Any,
+    ) -> Coroutine[Any, Any, tuple[T, Any]]:
+        """Do as ``extract_with_completion``, awaited; see ``aextract``."""
+        options = (
+            *(model, system, kind, ttl, tenant, subject, tags, version, variant, cache, timeout),
+            *(max_retries, max_reasks, unkeyed),
+        )
+        return _completion(_away(content, response_model, *self._merged(options, params), needs_completion=True))
+
+    @markcoroutinefunction
+    def aextract_with_info(
+        self,
+        content: str,
+        response_model: TypeForm[T],
+        *,
+        model: str | NotGiven = NOT_GIVEN,
+        system: str | NotGiven | None = NOT_GIVEN,
+        kind: str | NotGiven = NOT_GIVEN,
+        ttl: float | timedelta | NotGiven | None = NOT_GIVEN,
+        tenant: str | NotGiven | None = NOT_GIVEN,
+        subject: str | NotGiven | None = NOT_GIVEN,
+        tags: Collection[str] | NotGiven = NOT_GIVEN,
+        version: str | NotGiven | None = NOT_GIVEN,
+        variant: str | int | NotGiven | None = NOT_GIVEN,
+        cache: CacheUse | NotGiven = NOT_GIVEN,
+        timeout: float | timedelta | NotGiven = NOT_GIVEN,
+        max_retries: int | NotGiven = NOT_GIVEN,
+        max_reasks: int | NotGiven = NOT_GIVEN,
+        unkeyed: Collection[str] | NotGiven = NOT_GIVEN,
+        **params: Any,
+    ) -> Coroutine[Any, Any, Extraction[T]]:
+        """Do as ``extract_with_info``, awaited; see ``aextract``.
+
+        The first use of ``completion`` in a process that has asked no provider loads the provider's SDK, there and
+        then: where that must not be, call ``aextract_with_completion``.
+        """
+        options = (
+            *(model, system, kind, ttl, tenant, subject, tags, version, variant, cache, timeout),
+            *(max_retries, max_reasks, unkeyed),
+        )
+        return _info(_away(content, response_model, *self._merged(options, params), needs_rest=True))
 
     def _merged(self, options: tuple[Any, ...], params: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         bound = zip(options, self._options, strict=True)
@@ -234,6 +332,33 @@ class Extractor:
         }
 
 
+def _with_completion(done: Done) -> tuple[Any, Any]:
+    answered = done.answered
+    return answered.value, done.call.plan.provider.completion(answered.rest or b"", answered.entry.answer)
+
+
+def _with_info(done: Done) -> Extraction[Any]:
+    answered, call = done.answered, done.call
+    entry, age = answered.entry, max(done.at - answered.entry.written_at, 0.0)
+    left = min(call.max_age - age, entry.fresh_until - entry.written_at - age)
+    return Extraction(
+        value=answered.value,
+        outcome=answered.outcome,
+        reason=answered.reason,
+        tier=answered.tier,
+        age_seconds=age,
+        ttl_left_seconds=None if left == float("inf") else max(left, 0.0),
+        key=entry.key.hex(),
+        usage=answered.spent.usage,
+        cost_incurred_usd=dollars(answered.spent.cost),
+        cost_avoided_usd=_avoided(answered),
+        latency_ms=done.seconds * 1_000,
+        attempts=answered.spent.attempts,
+        origin=str(entry.facts().get("origin", "provider")),
+        _parts=(call.plan, entry.answer, answered.rest),
+    )
+
+
 def _avoided(answered: Answered) -> Decimal | None:
     if answered.outcome not in ("hit", "collapsed"):
         return Decimal(0)
@@ -241,7 +366,7 @@ def _avoided(answered: Answered) -> Decimal | None:
     return None if cost == UNKNOWN_COST else dollars(cost)
 
 
-def _way(name: str) -> Callable[..., tuple[Answered, Call, float]]:
+def _way(name: str) -> Callable[..., Done]:
     """Return the function that answers a call which is no plain hit; takes no text, so that its frame shows none."""
     if running_loop() is not None:
         _raise_async_context(name)
@@ -250,14 +375,13 @@ def _way(name: str) -> Callable[..., tuple[Answered, Call, float]]:
     return partial(answer, process.current())
 
 
-def _memory_hit(content: Any, response_model: Any, options: tuple[Any, ...], params: dict[str, Any]) -> Any:
+def _memory_hit(
+    now: Runtime, content: Any, response_model: Any, options: tuple[Any, ...], params: dict[str, Any]
+) -> Any:
     """Return the value of a call that memory answers, or ``_NO_HIT``.
 
     This is the way of nearly all calls, so it does nothing that another way can do: whatever is unusual is no hit.
     """
-    if running_loop() is not None:
-        _raise_async_context("extract")
-    now = process.current()
     prepared = now.prepared.get(lookup_of(response_model, options, params))
     if prepared is None or now.memory is None or type(content) is not str or not prepared.plan.response.current():
         return _NO_HIT
@@ -279,18 +403,75 @@ def _memory_hit(content: Any, response_model: Any, options: tuple[Any, ...], par
         value = prepared.validate(held.answer)
     except ValidationError:
         return _NO_HIT
-    counts.count(prepared.memory_hit)
+    now.counts.count(held.tally or prepared.tally(held))
     return value
 
 
 def _raise_async_context(name: str) -> NoReturn:
     raise AsyncContext(
         f"llmcache.{name}() was called in a thread whose event loop is running, and would stop it. "
-        f"Call it through asgiref.sync.sync_to_async(llmcache.{name})."
+        f"Await llmcache.a{name}() instead."
     )
+
+
+def _away(content: Any, response_model: Any, options: tuple[Any, ...], params: dict[str, Any], **needs: bool) -> _Away:
+    """Return what has a call answered in the background; all that the call depends on is read here and now."""
+    from llmcache.engine import background
+
+    try:
+        now = process.current_if_made()
+    except Exception as error:  # noqa: BLE001  # raised where the call is awaited
+        return partial(_raised, error)
+    given = (content, response_model, tuple(map(_own, options)), {name: _own(params[name]) for name in params})
+
+    def start(errand: Errand[Done]) -> Coroutine[Any, Any, Done]:
+        return background.answer(now, errand, *given, **needs)
+
+    return partial(background.run, start, copy_context(), _seconds(now, options))
+
+
+def _own(value: Any) -> Any:
+    """Return a value that nobody changes between a call and its awaiting."""
+    if type(value) in (list, dict, set):
+        return deepcopy(value)
+    return value
+
+
+def _seconds(now: Runtime | None, options: tuple[Any, ...]) -> float | None:
+    """Return how long a call may take; None when that is not known yet, or not usable."""
+    timeout = options[_TIMEOUT]
+    if timeout is NOT_GIVEN:
+        return None if now is None else now.settings.timeout
+    try:
+        return request.duration(timeout)
+    except LLMCacheError:
+        return None
+
+
+async def _given(value: Any) -> Any:
+    return value
+
+
+async def _raised(error: Exception) -> Any:
+    raise error
+
+
+async def _value(away: _Away) -> Any:
+    return (await away()).answered.value
+
+
+async def _completion(away: _Away) -> Any:
+    return _with_completion(await away())
+
+
+async def _info(away: _Away) -> Any:
+    return _with_info(await away())
 
 
 _default = Extractor()
 extract = _default.extract
 extract_with_completion = _default.extract_with_completion
 extract_with_info = _default.extract_with_info
+aextract = _default.aextract
+aextract_with_completion = _default.aextract_with_completion
+aextract_with_info = _default.aextract_with_info

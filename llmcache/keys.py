@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 HashState: TypeAlias = "_Hash"
 
 KEY_FORMAT: Final = 1
+MAX_NAMESPACE: Final = 64
 _LABEL: Final = b"llmcache key 1\n"
 _TEXT: Final = b"t"
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}

@@ -33,7 +33,7 @@ logger = logging.getLogger("llmcache.call")
 class Plan:
     """One response type asked of one model with one set of parameters."""
 
-    __slots__ = ("body", "kind", "memory_hit", "model", "provider", "response", "size", "state", "system", "validate")
+    __slots__ = ("body", "kind", "model", "provider", "response", "size", "state", "system", "validate")
 
     def __init__(
         self,
@@ -44,7 +44,6 @@ class Plan:
         kind: str,
         version: str,
         params: dict[str, Any],
-        memory: str | None,
     ) -> None:
         self.response = response
         self.provider = provider
@@ -57,7 +56,6 @@ class Plan:
         head = keys.canonical_json(self.body)
         self.size = len(head)
         self.validate = response.validate
-        self.memory_hit = (kind, self.model, memory, "hit")
         self.state = keys.plan_state(
             identity=provider.identity,
             kind=kind,
@@ -90,8 +88,7 @@ def _own(params: dict[str, Any]) -> dict[str, Any]:
 class Plans:
     """The plans of one runtime."""
 
-    def __init__(self, memory: str | None) -> None:
-        self._memory = memory
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._plans: OrderedDict[Hashable, Plan] = OrderedDict()
         self._types: OrderedDict[Hashable, ResponseType] = OrderedDict()
@@ -117,9 +114,7 @@ class Plans:
         lookup = (id(response), provider.alias, model, system, kind, _params_key(params))
         plan = self._plans.get(lookup)
         if plan is None or plan.response is not response:
-            plan = Plan(
-                response, provider, model, system, kind or default_kind(response), version, params, self._memory
-            )
+            plan = Plan(response, provider, model, system, kind or default_kind(response), version, params)
             self._warn_of_shared_kind(plan)
             self._keep(lookup, plan)
         return plan

@@ -11,11 +11,13 @@ from collections.abc import Hashable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from llmcache.engine.counts import Tally, tally_of
 from llmcache.request import NONE_GIVEN, NotGiven
 
 if TYPE_CHECKING:
     from llmcache.keys import HashState
     from llmcache.plans import Plan
+    from llmcache.tiers.stack import Held
 
 MAX_PREPARED: Final = 1_024
 MAX_PREPARED_CHARACTERS: Final = 4 * 2**20
@@ -26,15 +28,21 @@ _PLAIN: Final = frozenset({str, int, float, bool, type(None), timedelta, NotGive
 class Prepared:
     """A plan under a scope, with the age that an answer may have."""
 
-    __slots__ = ("max_age", "memory_hit", "plan", "state", "validate")
+    __slots__ = ("max_age", "memory", "plan", "state", "tenant", "validate")
 
-    def __init__(self, plan: Plan, scope: bytes, max_age: float) -> None:
+    def __init__(self, plan: Plan, scope: bytes, max_age: float, tenant: str | None, memory: str | None) -> None:
         self.plan = plan
         self.state: HashState = plan.state.copy()
         self.state.update(scope)
         self.max_age = max_age
         self.validate = plan.validate
-        self.memory_hit = plan.memory_hit
+        self.tenant = tenant
+        self.memory = memory
+
+    def tally(self, held: Held) -> Tally:
+        """Return what a hit of this entry is counted as, made at the first."""
+        made = held.tally = tally_of(self.plan.kind, self.plan.model, self.tenant, self.memory, "hit", held.entry)
+        return made
 
 
 class PreparedCalls:

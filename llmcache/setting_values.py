@@ -10,10 +10,13 @@ from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
 from llmcache.money.pricing import DatedPrice
+
+Allowance = Literal[True, False, "loopback"]
+"""Which providers may be called: all, none, those on loopback."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,31 @@ def flag(value: Any) -> bool:
     """Read True or False, and nothing that is merely true."""
     if type(value) is not bool:
         raise UnusableError("must be True or False")
+    return value
+
+
+def allowance(value: Any) -> Allowance | None:
+    """Read which providers may be called: all, none, or those on loopback; None when the project does not say."""
+    if value is not None and type(value) is not bool and value != "loopback":
+        raise UnusableError("must be True, False or 'loopback', or None")
+    return cast("Allowance | None", value)
+
+
+def one_of(*words: str) -> Callable[[Any], str]:
+    """Return a reader of one of these words."""
+
+    def read(value: Any) -> str:
+        if value not in words:
+            raise UnusableError(f"must be {' or '.join(map(repr, words))}")
+        return value
+
+    return read
+
+
+def database_alias(value: Any) -> str:
+    """Read an alias; whether ``DATABASES`` has it is not looked at."""
+    if type(value) is not str or not value:
+        raise UnusableError("must be an alias of DATABASES")
     return value
 
 

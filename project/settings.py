@@ -1,13 +1,16 @@
 """Settings of the demo and development project.
 
 Everything that it writes lies in ``var/`` at the root of the clone, or in the folder that ``LLMCACHE_DEMO_VAR`` names.
-``DJANGO_DEBUG=0`` turns debugging off.
+``DJANGO_DEBUG=0`` turns debugging off. ``LLMCACHE_DEMO_PROVIDER=openai`` lets OpenAI's API be asked, for money; else
+the pages ask the sandbox provider at the address in ``LLMCACHE_DEMO_SANDBOX``, which ``manage.py serve`` sets.
 """
 
 import os
 from pathlib import Path
 
 from django.core.management.utils import get_random_secret_key
+
+from project.demo.sandboxed import sandboxed
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR = Path(os.environ.get("LLMCACHE_DEMO_VAR") or BASE_DIR / "var").absolute()
@@ -44,6 +47,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
+    "project.demo.middleware.FormLimit",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
@@ -66,6 +70,7 @@ TEMPLATES = [
 ]
 
 ROOT_URLCONF = "project.urls"
+CSRF_FAILURE_VIEW = "project.demo.views.refused"
 WSGI_APPLICATION = "project.wsgi.application"
 
 DATABASES = {
@@ -90,5 +95,10 @@ LLMCACHE = {
     "DISK_PATH": VAR / "cache",
     "JOURNAL": VAR / "journal",
 }
-# The demo command brings its provider and key with it, and the pages ask nobody.
+# A key alone spends no money: who wants to pay says so.
+ASK_OPENAI = os.environ.get("LLMCACHE_DEMO_PROVIDER") == "openai"
+SANDBOX_URL = None if ASK_OPENAI else os.environ.get("LLMCACHE_DEMO_SANDBOX") or None
+if SANDBOX_URL is not None:
+    LLMCACHE = sandboxed(LLMCACHE, SANDBOX_URL)
+# The commands bring their provider and its key with them; without one, the pages ask nobody.
 SILENCED_SYSTEM_CHECKS = ["llmcache.W001"]

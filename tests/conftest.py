@@ -15,11 +15,12 @@ from django.test import override_settings
 
 from llmcache import conf
 from llmcache.clock import Clock
-from llmcache.engine import process
+from llmcache.engine import isolation, process
 from llmcache.engine.runtime import Runtime
 from llmcache.money.journal_files import JournalRecord, read_journal
 from llmcache.testing.sandbox import Sandbox
-from llmcache.tiers.memory import store_named
+from tests.services import postgres  # noqa: F401 - fixtures are found by their names here
+from tests.toys import make_toy, wheel  # noqa: F401
 
 
 @contextlib.contextmanager
@@ -44,7 +45,7 @@ def child_environment(**variables: str) -> dict[str, str]:
 def fresh(tmp_path: Path) -> Iterator[None]:
     """Give each test a disk tier, a journal and a memory of its own."""
     with llmcache_settings(DISK_PATH=tmp_path / "tier", JOURNAL=tmp_path / "journal"):
-        store_named("llmcache", 64 * 2**20).clear()
+        process.install(None)
         yield
     process.install(None)
 
@@ -80,7 +81,7 @@ class MovedClock:
 
     def install(self) -> None:
         """Put this clock into a runtime made from the settings in force."""
-        process.install(Runtime(conf.current(), clock=self.clock))
+        process.install(Runtime(conf.current(), clock=self.clock, test=isolation.current_test()))
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
@@ -117,7 +118,11 @@ class JournalReader:
         return sorted(self.folder.glob("*.journal"))
 
     def records(self) -> list[JournalRecord]:
-        """What the journal says, in order; every line has to be whole."""
+        """What the journal says of attempts, in order; every line has to be whole."""
+        return [record for record in self.all_records() if record.event != "stored"]
+
+    def all_records(self) -> list[JournalRecord]:
+        """What the journal says, entries included."""
         found: list[JournalRecord] = []
         for path in self.files():
             contents = read_journal(path, process.current().namespace)
@@ -139,7 +144,13 @@ def journal(fresh: None) -> JournalReader:
 @pytest.fixture
 def forget_memory() -> Callable[[], None]:
     """Empties memory: what a restart does."""
-    return store_named("llmcache", 64 * 2**20).clear
+
+    def forget() -> None:
+        memory = process.current().memory
+        assert memory is not None
+        memory.clear()
+
+    return forget
 
 
 @pytest.fixture

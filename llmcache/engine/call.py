@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from llmcache.envelope import Entry
@@ -41,6 +41,7 @@ class Call:
     unkeyed: Mapping[str, Any]
     tags: tuple[str, ...] = ()
     tenant: str | None = None
+    subject: str | None = None
 
     @property
     def max_age(self) -> float:
@@ -84,6 +85,17 @@ class Answered:
     """The completion without its answer; None when it was not looked up or is gone."""
     spent: Spent = field(default_factory=Spent)
     """What this very call has come to; nothing on a hit."""
+
+
+class Done(NamedTuple):
+    """A call that was answered."""
+
+    answered: Answered
+    call: Call
+    seconds: float
+    """How long it took."""
+    at: float
+    """When it was over, in seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)

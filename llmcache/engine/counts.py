@@ -1,91 +1,269 @@
 """Counts of calls: running totals for each thread, so that counting takes no lock.
 
-One lock on the hit path costs sixteen threads two thirds of their rate. A thread's totals are never reset; a reader
-adds up copies. The totals of a thread that has ended are folded into one.
+One lock on the hit path costs sixteen threads two thirds of their rate. What is counted is a ``Tally``, which knows
+what a hit of its entry avoids: the path of a hit adds one to a dict, and money is multiplied when counts are collected.
+A thread's totals are never reset: who collects adds up copies and takes what was collected before away. Above
+``MAX_TALLIES`` a thread hands its totals in and begins anew, so that they do not grow with the number of entries.
 """
 
 from __future__ import annotations
 
-import os
 import threading
+import time
 import weakref
 from collections import Counter, deque
-from typing import Final
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+MAX_TALLIES: Final = 4_096
+MAX_BUCKETS: Final = 65_536
+"""Buckets that wait for a database; what comes beyond is counted together."""
+MAX_ENTRIES: Final = 100_000
+"""Entries whose hits wait for a database; the hits of others are in the buckets only."""
+OTHER: Final = "other"
+
+_HOUR: Final = 3_600
+_AVOIDING: Final = frozenset({"hit", "stale", "collapsed"})
+
+
+class Tally:
+    """What calls that are counted together have in common; equal to itself alone, so that finding it is cheap."""
+
+    __slots__ = ("cost", "key", "kind", "milliseconds", "model", "outcome", "tenant", "tier")
+
+    def __init__(
+        self,
+        kind: str,
+        model: str,
+        tenant: str | None,
+        tier: str | None,
+        outcome: str,
+        key: bytes | None = None,
+        cost: int | None = None,
+        milliseconds: int = 0,
+    ) -> None:
+        self.kind = kind
+        self.model = model
+        self.tenant = tenant
+        self.tier = tier
+        self.outcome = outcome
+        self.key = key
+        """The entry's, where an entry answered."""
+        self.cost = cost
+        """What its entry cost to make, in 10**-12 US dollars; None when that is not known."""
+        self.milliseconds = milliseconds
+        """How long making its entry took."""
+
+
+Totals = dict[Tally, int]
 
 CountKey = tuple[str, str, "str | None", str]
 """Kind, model, tier or None, outcome."""
 
-Totals = dict[CountKey, int]
 
-MAX_KEYS: Final = 4_096
-"""Keys of one thread; what comes beyond is counted together."""
-OTHER: Final = "other"
+class BucketKey(NamedTuple):
+    """What the counts of one bucket have in common."""
+
+    hour: int
+    """Seconds since the epoch at which the hour began."""
+    kind: str
+    model: str
+    tier: str
+    outcome: str
+    tenant: str | None
+
+
+@dataclass(slots=True)
+class Sum:
+    """The counts of one bucket."""
+
+    count: int = 0
+    avoided: int = 0
+    """10**-12 US dollars."""
+    unknown: int = 0
+    """Calls that avoided a cost that is not known."""
+    milliseconds: int = 0
+
+    def add(self, other: Sum) -> None:
+        """Add another's counts."""
+        self.count += other.count
+        self.avoided += other.avoided
+        self.unknown += other.unknown
+        self.milliseconds += other.milliseconds
+
+
+@dataclass(slots=True)
+class Collected:
+    """Counts that are not in the database yet."""
+
+    buckets: dict[BucketKey, Sum] = field(default_factory=dict[BucketKey, Sum])
+    entries: dict[bytes, int] = field(default_factory=dict[bytes, int])
+    """Hits by the entry's key."""
+
+    def __bool__(self) -> bool:
+        return bool(self.buckets)
+
+    def add(self, tally: Tally, count: int, hour: int) -> None:
+        """Add calls that were counted in an hour."""
+        made = Sum(count)
+        if tally.outcome in _AVOIDING:
+            made.unknown = count if tally.cost is None else 0
+            made.avoided = count * (tally.cost or 0)
+            # Who waits for another's call does not save its time.
+            made.milliseconds = 0 if tally.outcome == "collapsed" else count * tally.milliseconds
+            if tally.key is not None and (tally.key in self.entries or len(self.entries) < MAX_ENTRIES):
+                self.entries[tally.key] = self.entries.get(tally.key, 0) + count
+        self._put(BucketKey(hour, tally.kind, tally.model, tally.tier or "", tally.outcome, tally.tenant), made)
+
+    def merge(self, other: Collected) -> None:
+        """Add what another one collected."""
+        for key, made in other.buckets.items():
+            self._put(key, made)
+        for entry, hits in other.entries.items():
+            if entry in self.entries or len(self.entries) < MAX_ENTRIES:
+                self.entries[entry] = self.entries.get(entry, 0) + hits
+
+    def _put(self, key: BucketKey, made: Sum) -> None:
+        found = self.buckets.get(key)
+        if found is None and len(self.buckets) >= MAX_BUCKETS:
+            key = key._replace(kind=OTHER, model=OTHER, tenant=None)
+            found = self.buckets.get(key)
+        if found is None:
+            self.buckets[key] = made
+        else:
+            found.add(made)
+
+
+class _Mine:
+    """One thread's totals, and what of them has been collected."""
+
+    __slots__ = ("__weakref__", "collected", "totals")
+
+    def __init__(self) -> None:
+        self.totals: Totals = {}
+        self.collected: Totals = {}
 
 
 class _Local(threading.local):
-    def __init__(self) -> None:
-        self.totals = _begin()
+    def __init__(self, begin: Callable[[], _Mine]) -> None:
+        self.mine = begin()
 
 
-class _Ledger:
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.live: dict[int, Totals] = {}
-        self.ended: Counter[CountKey] = Counter()
-        self.ending: deque[Totals] = deque()
+class Counts:
+    """The counts of one runtime, for any number of threads.
 
-    def fold(self) -> None:
-        """Add the totals of threads that have ended to one; the lock is held."""
-        while self.ending:
-            totals = self.ending.popleft()
-            if self.live.pop(id(totals), None) is not None:
-                self.ended.update(totals)
+    ``on_first`` is called when a thread counts for the first time, in that thread.
+    """
+
+    def __init__(self, on_first: Callable[[], None] = lambda: None) -> None:
+        self._on_first = on_first
+        self.reset_after_fork()
+
+    def reset_after_fork(self) -> None:
+        """Begin with no counts: the parent has them."""
+        self._lock = threading.Lock()
+        self._live: dict[int, _Mine] = {}
+        self._ended: deque[_Mine] = deque()
+        self._totals: Counter[CountKey] = Counter()
+        self._waiting = Collected()
+        self._local = _Local(self._begin)
+
+    def _begin(self) -> _Mine:
+        mine = _Mine()
+        with self._lock:
+            self._live[id(mine)] = mine
+        # No lock there: the collector may run it at any moment, also in a thread that holds the lock.
+        weakref.finalize(threading.current_thread(), self._ended.append, mine).atexit = False
+        self._on_first()
+        return mine
+
+    def begin(self) -> None:
+        """Make the calling thread known before it has anything to count."""
+        _ = self._local.mine
+
+    def count(self, tally: Tally) -> None:
+        """Add one call to the calling thread's totals."""
+        mine = self._local.mine
+        totals = mine.totals
+        found = totals.get(tally)
+        if found is not None:
+            totals[tally] = found + 1
+            return
+        if len(totals) >= MAX_TALLIES:
+            totals = self._hand_in(mine)
+        totals[tally] = 1
+
+    def _hand_in(self, mine: _Mine) -> Totals:
+        with self._lock:
+            self._collect(mine)
+            mine.collected = {}
+            totals: Totals = {}
+            mine.totals = totals
+        return totals
+
+    def take(self) -> Totals:
+        """Return the calling thread's totals since it last took them, at most ``MAX_TALLIES``; they still count."""
+        mine = self._local.mine
+        taken: Totals = mine.totals
+        self._hand_in(mine)
+        return taken
+
+    def collect(self, hour: int) -> None:
+        """Add what was counted since the last time to what waits, as counts of an hour (its first second)."""
+        with self._lock:
+            while self._ended:
+                mine = self._ended.popleft()
+                self._collect(mine, hour)
+                self._live.pop(id(mine), None)
+            for mine in self._live.values():
+                self._collect(mine, hour)
+
+    def _collect(self, mine: _Mine, hour: int | None = None) -> None:
+        """Add one thread's new counts; the lock is held. Without an hour they are of the one that is running."""
+        hour = _running_hour() if hour is None else hour
+        # One step of the interpreter: the thread may be counting.
+        totals = mine.totals.copy()
+        collected = mine.collected
+        for tally, count in totals.items():
+            new = count - collected.get(tally, 0)
+            if new:
+                self._waiting.add(tally, new, hour)
+                self._totals[tally.kind, tally.model, tally.tier, tally.outcome] += new
+        mine.collected = totals
+
+    def take_waiting(self) -> Collected:
+        """Return what was collected, to be written to a database; ``put_back`` when that fails."""
+        with self._lock:
+            taken, self._waiting = self._waiting, Collected()
+            return taken
+
+    def put_back(self, collected: Collected) -> None:
+        """Let what could not be written wait again."""
+        with self._lock:
+            newer, self._waiting = self._waiting, collected
+            collected.merge(newer)
+
+    def total(self) -> dict[CountKey, int]:
+        """Return how often each was counted in this process, by kind, model, tier and outcome."""
+        self.collect(_running_hour())
+        with self._lock:
+            return dict(self._totals)
 
 
-def _begin() -> Totals:
-    totals: Totals = {}
-    thread, ledger = threading.current_thread(), _ledger
-    with ledger.lock:
-        ledger.fold()
-        ledger.live[id(totals)] = totals
-    # No lock there: the collector may run it at any moment, also in a thread that holds the lock.
-    weakref.finalize(thread, ledger.ending.append, totals).atexit = False
-    return totals
+def _running_hour() -> int:
+    return hour_of(time.time())
 
 
-def _reset_in_child() -> None:
-    """A forked child starts with no counts: its parent has them."""
-    global _ledger, _local
-    _ledger = _Ledger()
-    _local = _Local()
+def hour_of(at: float) -> int:
+    """Return the Unix time at which the hour of a Unix time began."""
+    return int(at // _HOUR) * _HOUR
 
 
-_ledger = _Ledger()
-_local = _Local()
-os.register_at_fork(after_in_child=_reset_in_child)
-
-
-def count(key: CountKey) -> None:
-    """Add one call to the calling thread's totals."""
-    totals = _local.totals
-    found = totals.get(key)
-    if found is None and len(totals) >= MAX_KEYS:
-        key = (OTHER, OTHER, key[2], key[3])
-        found = totals.get(key)
-    totals[key] = 1 if found is None else found + 1
-
-
-def this_thread() -> Totals:
-    """Return the calling thread's own totals, as they stand now."""
-    return _local.totals.copy()
-
-
-def total() -> Totals:
-    """Return the totals of all threads of this process since it began."""
-    ledger = _ledger
-    with ledger.lock:
-        ledger.fold()
-        summed = Counter(ledger.ended)
-        for totals in ledger.live.values():
-            summed.update(totals.copy())
-    return dict(summed)
+def tally_of(kind: str, model: str, tenant: str | None, tier: str | None, outcome: str, entry: Any = None) -> Tally:
+    """Return the tally of a call, with what its entry (an ``envelope.Entry``) cost to make where one answered."""
+    if entry is None or outcome not in _AVOIDING:
+        return Tally(kind, model, tenant, tier, outcome)
+    return Tally(
+        kind, model, tenant, tier, outcome, entry.key, None if entry.cost < 0 else entry.cost, entry.latency_ms
+    )

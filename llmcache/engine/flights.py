@@ -1,4 +1,4 @@
-"""Flights within a process: one provider call per key at a time, however many threads ask.
+"""Flights within a process: one provider call per key at a time, however many threads and tasks ask.
 
 The first caller of a flight leads, later ones wait for it to land. It lands with an answer, with an error that is each
 waiter's own, or abandoned: then those who waited elect anew, because a leader's limits are its own.
@@ -7,7 +7,10 @@ waiter's own, or abandoned: then those who waited elect anew, because a leader's
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Protocol
 
 from llmcache.envelope import Entry
 from llmcache.exceptions import LLMCacheError
@@ -27,16 +30,29 @@ class Landing:
 ABANDONED = Landing()
 
 
+class Leader(Protocol):
+    """Who leads a flight: a thread, or a task of the background loop."""
+
+    def is_alive(self) -> bool:
+        """Return whether it can still land its flight."""
+        ...
+
+
 class Flight:
-    """A provider call under way, or about to be."""
+    """A provider call under way, or about to be. Led by this thread, unless by another leader."""
 
-    __slots__ = ("id", "landed", "landing", "leader")
+    __slots__ = ("id", "landed", "landing", "leader", "watchers")
 
-    def __init__(self, flight_id: bytes) -> None:
+    def __init__(self, flight_id: bytes, leader: Leader | None = None) -> None:
         self.id = flight_id
-        self.leader = threading.current_thread()
+        self.leader: Leader = threading.current_thread() if leader is None else leader
         self.landed = threading.Event()
         self.landing = ABANDONED
+        self.watchers: list[Callable[[], None]] = []
+
+
+_led: ContextVar[tuple[Flight, ...]] = ContextVar("llmcache_led", default=())
+"""The flights that this context leads, or was copied within: their leaders may be waiting for it."""
 
 
 class Flights:
@@ -56,10 +72,28 @@ class Flights:
         moment, such as a signal handler's, leaves none behind that nobody will land.
         """
         with self._lock:
-            return self._flights.setdefault(flight.id, flight)
+            found = self._flights.setdefault(flight.id, flight)
+        if found is flight:
+            _led.set((*_led.get(), flight))
+        return found
+
+    def leads_itself(self, flight: Flight) -> bool:
+        """Return whether a flight's leader is the caller, or waits for the caller."""
+        return flight.leader is threading.current_thread() or flight in _led.get()
+
+    def watch(self, flight: Flight, landed: Callable[[], None]) -> None:
+        """Have a function called when a flight lands, in whatever thread lands it; at once for one that has."""
+        with self._lock:
+            if self._flights.get(flight.id) is flight:
+                flight.watchers.append(landed)
+                return
+        landed()
 
     def land(self, flight: Flight, landing: Landing) -> None:
         """End a flight and wake who waits for it; does nothing for one that has landed or never led."""
+        led = _led.get()
+        if flight in led:
+            _led.set(tuple(other for other in led if other is not flight))
         with self._lock:
             if self._flights.get(flight.id) is not flight:
                 return
@@ -67,6 +101,8 @@ class Flights:
             del self._flights[flight.id]
             flight.landing = landing
             flight.landed.set()
+        for landed in flight.watchers:
+            landed()
 
     def reset_after_fork(self) -> None:
         """Forget the parent's flights: nobody in this process will land them."""

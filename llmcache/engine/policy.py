@@ -25,6 +25,7 @@ from llmcache.engine.flights import ABANDONED, Flight, Landing
 from llmcache.envelope import Entry
 from llmcache.exceptions import (
     FlightTimeout,
+    LedgerFull,
     LLMCacheError,
     NotCached,
     ProviderTimeout,
@@ -65,6 +66,10 @@ class Port(Protocol):
         """Keep an entry in every tier."""
         ...
 
+    def flight(self, flight_id: bytes) -> Flight:
+        """Return a flight that this call would lead."""
+        ...
+
     def board(self, flight: Flight) -> Flight:
         """Return the flight of this id that is under way; the very one that was given when there was none."""
         ...
@@ -81,7 +86,7 @@ class Port(Protocol):
         """End a flight."""
         ...
 
-    def make_ready(self, call: Call) -> None:
+    async def make_ready(self, call: Call) -> None:
         """Raise ``ConfigurationError`` when the provider could not be called."""
         ...
 
@@ -91,6 +96,10 @@ class Port(Protocol):
 
     async def record_rejected(self, call_id: str, errors: tuple[dict[str, Any], ...]) -> None:
         """Write into the journal that a paid answer did not pass validation."""
+        ...
+
+    async def record_stored(self, call: Call, call_id: str, entry: Entry, rest: bytes) -> None:
+        """Write into the journal that an entry was made of a paid answer."""
         ...
 
     async def pause(self, seconds: float) -> None:
@@ -172,7 +181,7 @@ async def _follow(call: Call, port: Port, deadline: float, flight: Flight) -> An
 @sensitive_variables()
 async def _fly(call: Call, port: Port, deadline: float) -> Answered | None:
     """Return the answer of the flight for this call, led or joined; None when this caller has to elect anew."""
-    own = Flight(call.key)
+    own = port.flight(call.key)
     landing = ABANDONED
     try:
         flight = port.board(own)
@@ -220,7 +229,7 @@ class _Leader:
     @sensitive_variables()
     async def fly(self) -> Answered:
         call, port = self.call, self.port
-        port.make_ready(call)
+        await port.make_ready(call)
         body = call.plan.provider.prepare(call.plan.body, call.content, call.unkeyed)
         why, reasks = str(self.reason), 0
         began = port.now()
@@ -239,6 +248,7 @@ class _Leader:
                 else:
                     if call.stores:
                         await port.write(entry, reply.rest)
+                        await port.record_stored(call, call_id, entry, reply.rest)
                     outcome = "miss" if call.stores else "bypass"
                     return Answered(value, outcome, self.reason, None, entry, reply.rest, self.spent)
             await port.record_rejected(call_id, errors)
@@ -269,7 +279,11 @@ class _Leader:
                     )
                 )
             self.spent.attempts += 1
-            attempt = await port.ask(call, body, left, why, self.spent.attempts)
+            try:
+                attempt = await port.ask(call, body, left, why, self.spent.attempts)
+            except LedgerFull as error:
+                self.spent.attempts -= 1
+                raise self._failed(error) from None
             reply = attempt.reply
             self.spent.add(reply.usage if isinstance(reply, Reply) else None, attempt.cost)
             if isinstance(reply, Reply):

@@ -1,19 +1,25 @@
-"""What carries out the policy's decisions for a synchronous caller: all of it in the caller's own thread."""
+"""What carries out the policy's decisions for a synchronous caller: all of it in the caller's own thread.
+
+And what it shares with ``asyncio_port``, which does so for an asynchronous one.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import random
-import threading
 import uuid
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from django.views.decorators.debug import sensitive_variables
 
+from llmcache.engine import departures
 from llmcache.engine.call import Attempt, Call, Spent
 from llmcache.engine.flights import ABANDONED, Flight, Landing
 from llmcache.envelope import UNKNOWN_COST, Entry
+from llmcache.exceptions import LedgerFull
 from llmcache.money.pricing import Cost
 from llmcache.providers.base import Body, Failure, Reply
 from llmcache.tiers.stack import Found
@@ -23,12 +29,15 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+_MOST_TAGS: Final = 50
+_TOKEN_CLASSES: Final = ("input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens")
+
 # How often who waits looks whether the leader's thread is still there.
 _LOOK_SECONDS: Final = 1.0
 
 
-class BlockingPort:
-    """The port of synchronous calls; its coroutines never suspend."""
+class PortBase:
+    """What both ports do alike: nothing here takes time."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -40,6 +49,57 @@ class BlockingPort:
     def jitter(self) -> float:
         return random.random()  # noqa: S311  # spreads retries, guards nothing
 
+    def board(self, flight: Flight) -> Flight:
+        return self._runtime.flights.board(flight)
+
+    def leads_itself(self, flight: Flight) -> bool:
+        return self._runtime.flights.leads_itself(flight)
+
+    def land(self, flight: Flight, landing: Landing) -> None:
+        self._runtime.flights.land(flight, landing)
+
+    def entry(self, call: Call, reply: Reply, spent: Spent, seconds: float) -> Entry:
+        return entry_of(call, reply, spent, seconds, self._clock.wall())
+
+    @sensitive_variables()
+    def started(self, call: Call, body: Body, why: str, attempt: int) -> dict[str, Any]:
+        """Return what the journal says of an attempt before it leaves."""
+        at = self._clock.wall()
+        allowed = [body.get(name) for name in ("max_completion_tokens", "max_tokens")]
+        bound = self._runtime.prices.bound(
+            call.plan.model,
+            call.plan.provider.base_url,
+            len(json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass")),
+            min((each for each in allowed if type(each) is int and each > 0), default=None),
+            at,
+        )
+        return started_facts(call, why, attempt, bound)
+
+    def require_noted(self, call_id: str) -> None:
+        """Raise ``LedgerFull`` when an attempt's first line is in no file and the settings want it there."""
+        if self._runtime.settings.on_ledger_full == "refuse" and self._runtime.journal.withdraw(call_id):
+            raise LedgerFull(
+                "The journal cannot take this call, and LLMCACHE['ON_LEDGER_FULL'] is 'refuse': nothing was sent. "
+                "Check the folder that LLMCACHE['JOURNAL'] names and its free space, and that the database of "
+                "LLMCACHE['DATABASE'] takes the journal's lines."
+            )
+
+    def ended(
+        self, call: Call, call_id: str, reply: Reply | Failure, began: float
+    ) -> tuple[Literal["settled", "failed"], dict[str, Any], Attempt]:
+        """Return what the journal says of an attempt that has ended, and what the policy gets to know of it."""
+        latency_ms = round((self._clock.monotonic() - began) * 1_000)
+        if isinstance(reply, Failure):
+            attempt = Attempt(call_id, reply, None if reply.cost_usd is None else 0)
+            return "failed", failed_facts(reply, latency_ms), attempt
+        asked, base_url = call.plan.model, call.plan.provider.base_url
+        cost = self._runtime.prices.cost(asked, reply.model, base_url, reply.usage, self._clock.wall())
+        return "settled", settled_facts(reply, cost, latency_ms), Attempt(call_id, reply, cost and cost.pico_usd)
+
+
+class BlockingPort(PortBase):
+    """The port of synchronous calls; its coroutines never suspend."""
+
     async def read(self, call: Call) -> Found | None:
         return self._runtime.tiers.read(call.key, call.max_age)
 
@@ -49,11 +109,8 @@ class BlockingPort:
     async def write(self, entry: Entry, rest: bytes) -> None:
         self._runtime.tiers.write(entry, rest)
 
-    def board(self, flight: Flight) -> Flight:
-        return self._runtime.flights.board(flight)
-
-    def leads_itself(self, flight: Flight) -> bool:
-        return flight.leader is threading.current_thread()
+    def flight(self, flight_id: bytes) -> Flight:
+        return Flight(flight_id)
 
     async def wait(self, flight: Flight, seconds: float) -> Landing | None:
         until = self._clock.monotonic() + seconds
@@ -64,43 +121,38 @@ class BlockingPort:
                 return None
         return flight.landing
 
-    def land(self, flight: Flight, landing: Landing) -> None:
-        self._runtime.flights.land(flight, landing)
-
-    def make_ready(self, call: Call) -> None:
-        call.plan.provider.make_ready()
+    async def make_ready(self, call: Call) -> None:
+        departures.make_ready(call, self._runtime.settings)
 
     @sensitive_variables()
     async def ask(self, call: Call, body: Body, seconds: float, why: str, attempt: int) -> Attempt:
         call_id = str(uuid.uuid4())
         journal = self._runtime.journal
-        journal.started(call_id, started_facts(call, why, attempt))
+        transport = departures.transport(call, self._runtime.settings)
+        journal.started(call_id, self.started(call, body, why, attempt))
+        self.require_noted(call_id)
+        departures.departed(call, why, attempt)
         began = self._clock.monotonic()
         try:
-            reply = call.plan.provider.call(
+            reply = transport.call(
                 body, call_id=call_id, timeout=seconds, max_bytes=self._runtime.settings.max_value_bytes
             )
         except BaseException:
             # An interrupt: the request may have left, and the journal has to say how it ended.
-            journal.failed(call_id, {"error": "interrupted", "cost": None, "in_doubt": True})
+            journal.failed(call_id, INTERRUPTED)
             raise
-        latency_ms = round((self._clock.monotonic() - began) * 1_000)
-        if isinstance(reply, Failure):
-            journal.failed(call_id, failed_facts(reply, latency_ms))
-            return Attempt(call_id, reply, None if reply.cost_usd is None else 0)
-        asked, base_url = call.plan.model, call.plan.provider.base_url
-        cost = self._runtime.prices.cost(asked, reply.model, base_url, reply.usage, self._clock.wall())
-        journal.settled(call_id, settled_facts(reply, cost, latency_ms))
-        return Attempt(call_id, reply, cost and cost.pico_usd)
+        event, facts, ended = self.ended(call, call_id, reply, began)
+        (journal.settled if event == "settled" else journal.failed)(call_id, facts)
+        return ended
+
+    async def record_stored(self, call: Call, call_id: str, entry: Entry, rest: bytes) -> None:
+        self._runtime.journal.stored(call_id, stored_facts(call, entry, rest))
 
     async def record_rejected(self, call_id: str, errors: tuple[dict[str, Any], ...]) -> None:
-        self._runtime.journal.rejected(call_id, {"errors": [str(item["type"]) for item in errors[:20]]})
+        self._runtime.journal.rejected(call_id, rejected_facts(errors))
 
     async def pause(self, seconds: float) -> None:
-        self._clock.sleep(seconds)
-
-    def entry(self, call: Call, reply: Reply, spent: Spent, seconds: float) -> Entry:
-        return entry_of(call, reply, spent, seconds, self._clock.wall())
+        self._clock.sleep(departures.pause_before_retry(seconds))
 
 
 def run(coroutine: Coroutine[Any, Any, _T]) -> _T:
@@ -113,13 +165,25 @@ def run(coroutine: Coroutine[Any, Any, _T]) -> _T:
     raise RuntimeError("The policy suspended over the blocking port.")
 
 
+INTERRUPTED: Final[dict[str, Any]] = {"error": "interrupted", "cost": None, "in_doubt": True}
+"""What the journal says of an attempt that its caller broke off."""
+
+
+def rejected_facts(errors: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+    """Return what the journal says of an answer that does not pass validation."""
+    return {"errors": [str(item["type"]) for item in errors[:20]]}
+
+
 def _short(word: str | None) -> str | None:
     """Return a word of the provider's, cut: a line of the journal has to stay a line."""
     return word if word is None else word[:200]
 
 
-def started_facts(call: Call, why: str, attempt: int) -> dict[str, Any]:
-    """Return what the journal says of an attempt before it leaves; never a text."""
+def started_facts(call: Call, why: str, attempt: int, bound: int | None) -> dict[str, Any]:
+    """Return what the journal says of an attempt before it leaves; never a text.
+
+    ``bound``: the most that it can cost, in 10**-12 US dollars; None when there is no telling.
+    """
     return {
         "key": call.key.hex(),
         "kind": call.plan.kind,
@@ -129,6 +193,8 @@ def started_facts(call: Call, why: str, attempt: int) -> dict[str, Any]:
         "tenant": call.tenant,
         "why": why,
         "attempt": attempt,
+        "stores": call.stores,
+        "bound": bound,
     }
 
 
@@ -161,6 +227,31 @@ def failed_facts(failure: Failure, latency_ms: int) -> dict[str, Any]:
         "latency_ms": latency_ms,
         "cost": None if failure.cost_usd is None else 0,
         "in_doubt": failure.in_doubt,
+    }
+
+
+def stored_facts(call: Call, entry: Entry, rest: bytes) -> dict[str, Any]:
+    """Return what the journal says of an entry; of a subject, which may be a person, only its hash."""
+    meta = entry.facts()
+    usage: dict[str, Any] = meta.get("usage") or {}
+    return {
+        "key": entry.key.hex(),
+        "kind": call.plan.kind,
+        "type": call.plan.response.name,
+        "schema": call.plan.response.fingerprint,
+        "model": call.plan.model,
+        "answered": meta.get("model"),
+        "tenant": call.tenant,
+        "subject": None if call.subject is None else hashlib.sha256(call.subject.encode()).hexdigest(),
+        "tags": [*itertools.islice(call.tags, _MOST_TAGS)],
+        "written": entry.written_at,
+        "expires": None if entry.fresh_until == float("inf") else entry.fresh_until,
+        "size": len(entry.answer) + len(entry.meta) + len(rest),
+        "cost": None if entry.cost == UNKNOWN_COST else entry.cost,
+        "latency_ms": entry.latency_ms,
+        "attempts": meta.get("attempts"),
+        "source": meta.get("origin"),
+        **{name: usage.get(name) for name in _TOKEN_CLASSES},
     }
 
 

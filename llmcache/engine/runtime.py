@@ -4,43 +4,74 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from llmcache import conf, keys
 from llmcache.clock import Clock
+from llmcache.engine import isolation
+from llmcache.engine.counts import Counts
 from llmcache.engine.flights import Flights
 from llmcache.exceptions import ConfigurationError
 from llmcache.money.journal import Journal
 from llmcache.money.pricing import PriceBook
+from llmcache.money.writer import Writer
 from llmcache.plans import Plan, Plans
 from llmcache.prepared import PreparedCalls
 from llmcache.providers.openai_provider import OpenAIProvider
 from llmcache.tiers.configured import configured_tiers
 
+_STOP_SECONDS: Final = 2.0
+
 
 class Runtime:
-    """Everything that calls of one process share."""
+    """Everything that calls of one process share.
 
-    def __init__(self, settings: conf.Settings, clock: Clock | None = None) -> None:
+    ``test`` names the test whose calls it serves, see ``isolation``: nothing of it is seen by another, and what it
+    writes lies in a temporary folder. ``like`` is the runtime of the test before, whose plans and connections serve
+    on where the settings are the same.
+    """
+
+    def __init__(
+        self,
+        settings: conf.Settings,
+        clock: Clock | None = None,
+        *,
+        test: str | None = None,
+        like: Runtime | None = None,
+    ) -> None:
         self.settings = settings
         self.clock = clock or Clock()
+        self.test = test
         self.namespace = settings.namespace or _default_namespace()
-        self.tiers = configured_tiers(settings, self.namespace, self.clock)
+        if test is not None:
+            self.namespace = f"{self.namespace[: keys.MAX_NAMESPACE - len(test)]}{test}"
+        self.tiers = configured_tiers(settings, self.namespace, self.clock, test=test is not None)
         memory = self.tiers.memory
         self.memory = memory.store if memory else None
-        self.plans = Plans(memory.name if memory else None)
-        self.prepared = PreparedCalls()
+        self.memory_name = memory.name if memory else None
         self.flights = Flights()
         self.journal = Journal(
-            settings.journal or conf.default_journal(),
+            _journal_folder(settings, test),
             self.namespace,
-            fsync=settings.journal_fsync,
+            fsync=settings.journal_fsync and test is None,
+            max_bytes=settings.journal_max_bytes,
             clock=self.clock.wall,
         )
-        self.prices = PriceBook(settings.prices)
-        self._providers: dict[str, OpenAIProvider] = {}
+        self._environment = os.environ.get("OPENAI_BASE_URL")
+        if like is not None and like.settings == settings and like._environment == self._environment:
+            self.plans, self.prepared, self.prices = like.plans, like.prepared, like.prices
+            self._providers = like._providers
+        else:
+            self.plans = Plans()
+            self.prepared = PreparedCalls()
+            self.prices = PriceBook(settings.prices)
+            self._providers: dict[str, OpenAIProvider] = {}
+        self.writer = Writer(self)
+        # A test's lines and counts are brought into the database by `flush` alone.
+        self.counts = Counts(self.writer.begin) if test is None else Counts()
         self._lock = threading.Lock()
         # What the hit path compares, in the form in which it compares it.
         self.monotonic = self.clock.monotonic
@@ -72,19 +103,36 @@ class Runtime:
 
     def close(self) -> None:
         """Close files and connections; entries stay where they are."""
+        self.writer.stop(_STOP_SECONDS)
         self.journal.close()
         self.tiers.close()
         for provider in self._providers.values():
             provider.close()
 
+    def forget(self, successor: Runtime) -> None:
+        """End a test's runtime: its lines and counts are dropped, and what its successor has taken over stays open."""
+        self.journal.close()
+        self.tiers.close()
+        if successor._providers is not self._providers:
+            for provider in self._providers.values():
+                provider.close()
+
     def reset_after_fork(self) -> None:
         """Make locks and flights anew in a child; journal and tiers see to themselves."""
         self._lock = threading.Lock()
+        self.writer.reset_after_fork()
+        self.counts.reset_after_fork()
         self.flights.reset_after_fork()
         self.plans.reset_after_fork()
         self.prepared.reset_after_fork()
         for provider in self._providers.values():
             provider.reset_after_fork()
+
+
+def _journal_folder(settings: conf.Settings, test: str | None) -> Path:
+    if test is None or isolation.set_by_test("JOURNAL"):
+        return settings.journal or conf.default_journal()
+    return isolation.folder() / test / "journal"
 
 
 def _default_namespace() -> str:

@@ -22,13 +22,14 @@ import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, TypeAlias, cast, get_args
 
 logger = logging.getLogger("llmcache.ledger")
 
 JSONValue: TypeAlias = "str | int | float | bool | list[JSONValue] | dict[str, JSONValue] | None"
-Event: TypeAlias = Literal["started", "settled", "failed", "rejected"]
+Event: TypeAlias = Literal["started", "settled", "failed", "rejected", "stored"]
 
 # Lines hold ids, counts and hashes, some hundred bytes; the limit bounds the memory a damaged file can take.
 MAX_LINE_BYTES: Final = 2**20
@@ -48,7 +49,8 @@ class JournalRecord:
     """One event of one provider call."""
 
     event: Event
-    """What happened: ``rejected`` follows ``settled`` when the answer did not pass validation."""
+    """What happened: ``rejected`` follows ``settled`` when the answer did not pass validation, ``stored`` when an entry
+    was made of it."""
     call_id: str
     """The same in all lines of one call."""
     at: float
@@ -99,19 +101,39 @@ def read_journal(path_or_descriptor: Path | int, namespace: str) -> JournalConte
     file cannot be read.
     """
     check_namespace(namespace)
+    with open(path_or_descriptor, "rb", closefd=not isinstance(path_or_descriptor, int)) as file:
+        return _contents(file, namespace)
+
+
+def read_part(path: Path, start: int, end: int, namespace: str) -> JournalContents:
+    """Return the records of the bytes from ``start`` to ``end`` of a journal file, which hold whole lines.
+
+    Raises OSError when the file cannot be read.
+    """
+    check_namespace(namespace)
+    with path.open("rb") as file:
+        file.seek(start)
+        return _contents(BytesIO(file.read(end - start)), namespace)
+
+
+def read_lines(lines: Iterable[bytes], namespace: str) -> JournalContents:
+    """Return the records of lines."""
+    return _contents(BytesIO(b"".join(lines)), namespace)
+
+
+def _contents(file: BinaryIO, namespace: str) -> JournalContents:
     records: list[JournalRecord] = []
     damaged = foreign = 0
-    with open(path_or_descriptor, "rb", closefd=not isinstance(path_or_descriptor, int)) as file:
-        for line in _lines(file):
-            match = _LINE.fullmatch(line)
-            if match is None or int(match[2], 16) != _checksum(match[1], match[3]):
-                damaged += 1
-            elif match[1] != namespace.encode("ascii"):
-                foreign += 1
-            elif (record := _record(match[3])) is None:
-                damaged += 1
-            else:
-                records.append(record)
+    for line in _lines(file):
+        match = _LINE.fullmatch(line)
+        if match is None or int(match[2], 16) != _checksum(match[1], match[3]):
+            damaged += 1
+        elif match[1] != namespace.encode("ascii"):
+            foreign += 1
+        elif (record := _record(match[3])) is None:
+            damaged += 1
+        else:
+            records.append(record)
     return JournalContents(records, damaged, foreign)
 
 

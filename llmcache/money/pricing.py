@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final
 
 from llmcache.money.usage import Usage
@@ -81,6 +81,20 @@ class PriceBook:
                 return cost
         return None
 
+    def bound(self, asked: str, base_url: str, sent_bytes: int, output_tokens: int | None, at: float) -> int | None:
+        """Return the most that an attempt can cost, in 10**-12 US dollars; None when there is no telling.
+
+        ``sent_bytes``: of the request's body, no token of which is shorter than a byte. ``output_tokens``: what the
+        request allows. Without that it is as much as the model's context holds.
+        """
+        most = output_tokens or _context_window(asked.partition("/")[2])
+        if most is None:
+            return None
+        # Which class its input will be charged as is not known: the dearest.
+        classes = (Usage(sent_bytes, 0, most), Usage(0, sent_bytes, most), Usage(0, 0, most, sent_bytes))
+        costs = [self.cost(asked, None, base_url, usage, at) for usage in classes]
+        return max((cost.pico_usd for cost in costs if cost is not None), default=None)
+
     def _from_settings(self, name: str, usage: Usage, when: datetime) -> Cost | None:
         in_force = [price for price in self._overrides.get(name, ()) if price.since <= when]
         if not in_force:
@@ -106,6 +120,17 @@ def _from_book(base_url: str, model: str, usage: Usage, when: datetime) -> Cost 
     except (LookupError, ValueError):
         return None
     return Cost(round(found.total_price * PICO), f"{found.provider.id}/{found.model.id}", _book_name())
+
+
+@lru_cache(1_024)
+def _context_window(model: str) -> int | None:
+    """Return how many tokens a model reads and writes at most, whoever runs it; None when the book does not say."""
+    from genai_prices.data_snapshot import get_snapshot
+
+    try:
+        return get_snapshot().find_provider_model(model, None, None, None)[1].context_window
+    except LookupError:
+        return None
 
 
 @cache

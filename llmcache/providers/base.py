@@ -74,8 +74,11 @@ class Provider(Protocol):
         """Address of the API."""
         ...
 
-    def make_ready(self) -> None:
-        """Raise ``ConfigurationError`` when a call could not be made, for want of a key say."""
+    def make_ready(self, *, for_acall: bool = False) -> None:
+        """Raise ``ConfigurationError`` when a call could not be made, for want of a key say.
+
+        May take a second the first time. ``for_acall``: for ``acall``, not ``call``.
+        """
         ...
 
     def body(self, model: str, system: str | None, schema: ResponseSchema, params: Mapping[str, Any]) -> Body:
@@ -92,6 +95,14 @@ class Provider(Protocol):
 
     def call(self, body: Body, *, call_id: str, timeout: float, max_bytes: int) -> Reply | Failure:
         """Make one attempt and return what became of it; ``timeout`` bounds the whole of it, in seconds."""
+        ...
+
+    async def acall(self, body: Body, *, call_id: str, timeout: float, max_bytes: int) -> Reply | Failure:
+        """Do as ``call``, in the background loop."""
+        ...
+
+    def load(self) -> None:
+        """Import what ``completion`` needs, where that may take its time."""
         ...
 
     def completion(self, rest: bytes, answer: bytes) -> Any:

@@ -19,8 +19,8 @@ from typing import Any, Final, cast
 import httpcore2
 import httpx2
 
-_PIECE: Final = 32_768
-_LIMITS: Final = httpx2.Limits(max_connections=1_000, max_keepalive_connections=100, keepalive_expiry=5.0)
+PIECE: Final = 32_768
+LIMITS: Final = httpx2.Limits(max_connections=1_000, max_keepalive_connections=100, keepalive_expiry=5.0)
 
 
 @dataclass(slots=True)
@@ -48,14 +48,26 @@ def bounded(seconds: float, max_bytes: int) -> Generator[Bounds]:
         _bounds.reset(token)
 
 
-def _left(timeout: float | None, error: type[Exception]) -> float | None:
+def left(timeout: float | None, error: type[Exception]) -> float | None:
+    """Return what an operation on a socket may take, at most ``timeout``; raises ``error`` when the time is over."""
     bounds = _bounds.get()
     if bounds is None:
         return timeout
-    left = bounds.until - time.monotonic()
-    if left <= 0:
+    seconds = bounds.until - time.monotonic()
+    if seconds <= 0:
         raise error("the call's deadline has passed")
-    return left if timeout is None else min(left, timeout)
+    return seconds if timeout is None else min(seconds, timeout)
+
+
+def count_read(data: bytes) -> bytes:
+    """Return what was read; raises when that is more than the call may read in all."""
+    bounds = _bounds.get()
+    if bounds is not None:
+        bounds.bytes_left -= len(data)
+        if bounds.bytes_left < 0:
+            bounds.exceeded = True
+            raise httpcore2.ReadError("the reply is longer than it may be")
+    return data
 
 
 class _Stream(httpcore2.NetworkStream):
@@ -63,19 +75,12 @@ class _Stream(httpcore2.NetworkStream):
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        data = self._stream.read(max_bytes, _left(timeout, httpcore2.ReadTimeout))
-        bounds = _bounds.get()
-        if bounds is not None:
-            bounds.bytes_left -= len(data)
-            if bounds.bytes_left < 0:
-                bounds.exceeded = True
-                raise httpcore2.ReadError("the reply is longer than it may be")
-        return data
+        return count_read(self._stream.read(max_bytes, left(timeout, httpcore2.ReadTimeout)))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         # In pieces: the stream below would give each send of a long body the whole of what is left now.
-        for start in range(0, len(buffer), _PIECE):
-            self._stream.write(buffer[start : start + _PIECE], _left(timeout, httpcore2.WriteTimeout))
+        for start in range(0, len(buffer), PIECE):
+            self._stream.write(buffer[start : start + PIECE], left(timeout, httpcore2.WriteTimeout))
 
     def close(self) -> None:
         self._stream.close()
@@ -83,8 +88,8 @@ class _Stream(httpcore2.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore2.NetworkStream:
-        left = _left(timeout, httpcore2.ConnectTimeout)
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, left))
+        seconds = left(timeout, httpcore2.ConnectTimeout)
+        return _Stream(self._stream.start_tls(ssl_context, server_hostname, seconds))
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
@@ -101,16 +106,16 @@ class _Backend(httpcore2.SyncBackend):
     ) -> httpcore2.NetworkStream:
         # One address at a time: the connection below would give each of a name's addresses the whole of what is left.
         refused: Exception = httpcore2.ConnectError(f"{host} has no address")
-        for address in _addresses(host, port):
-            left = _left(timeout, httpcore2.ConnectTimeout)
+        for address in addresses(host, port):
+            seconds = left(timeout, httpcore2.ConnectTimeout)
             try:
-                return _Stream(super().connect_tcp(address, port, left, local_address, socket_options))
+                return _Stream(super().connect_tcp(address, port, seconds, local_address, socket_options))
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 refused = error
         raise refused
 
 
-def _addresses(host: str, port: int) -> list[str]:
+def addresses(host: str, port: int) -> list[str]:
     """Return a host's addresses in the system's order. How long the system takes to tell them is not bounded."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -129,11 +134,14 @@ class _Transport(httpx2.HTTPTransport):
         cast("Any", self._pool)._network_backend = _Backend()
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        response = super().handle_request(request)
-        if response.status_code >= 400:
-            # The SDK reads the body of an error whole: one that is compressed could be a thousand times what was sent.
-            response.headers.pop("content-encoding", None)
-        return response
+        return leave_packed(super().handle_request(request))
+
+
+def leave_packed(response: httpx2.Response) -> httpx2.Response:
+    """Keep an error's body from being unpacked: the SDK reads it whole, and it could be a thousand times as long."""
+    if response.status_code >= 400:
+        response.headers.pop("content-encoding", None)
+    return response
 
 
 class BoundedClient(httpx2.Client):
@@ -143,7 +151,7 @@ class BoundedClient(httpx2.Client):
     """
 
     def __init__(self) -> None:
-        super().__init__(follow_redirects=False, limits=_LIMITS)
+        super().__init__(follow_redirects=False, limits=LIMITS)
 
     def _init_transport(
         self,
@@ -152,7 +160,7 @@ class BoundedClient(httpx2.Client):
         trust_env: bool = True,
         http1: bool = True,
         http2: bool = False,
-        limits: httpx2.Limits = _LIMITS,
+        limits: httpx2.Limits = LIMITS,
         transport: httpx2.BaseTransport | None = None,
     ) -> httpx2.BaseTransport:
         return transport or _Transport(
@@ -167,7 +175,7 @@ class BoundedClient(httpx2.Client):
         trust_env: bool = True,
         http1: bool = True,
         http2: bool = False,
-        limits: httpx2.Limits = _LIMITS,
+        limits: httpx2.Limits = LIMITS,
     ) -> httpx2.BaseTransport:
         return _Transport(
             proxy=proxy, verify=verify, cert=cert, trust_env=trust_env, http1=http1, http2=http2, limits=limits

@@ -7,6 +7,8 @@ three paid calls look like one.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import inspect
 import json
 import os
@@ -16,7 +18,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from django.views.decorators.debug import sensitive_variables
 
@@ -64,17 +66,22 @@ class OpenAIProvider:
         )
         self._lock = threading.Lock()
         self._client: openai.OpenAI | None = None
+        self._async_connections: _AsyncConnections | None = None
+        self._closed = False
         self._pid = 0
 
     @property
     def _api_key(self) -> str | None:
         return self._given_key or self._environment.get("OPENAI_API_KEY") or None
 
-    def make_ready(self) -> None:
+    def make_ready(self, *, for_acall: bool = False) -> None:
         """Raise ``ConfigurationError`` when the provider cannot be called; nothing is noted or sent before."""
         self.require_key()
         try:
-            self._connected()
+            if for_acall:
+                self._connected_async()
+            else:
+                self._connected()
         except Exception as error:  # noqa: BLE001  # certificates, proxies: the environment's, whatever they raise
             raise ConfigurationError(
                 f"The HTTP client for the provider {self.alias!r} cannot be made ({type(error).__name__}). "
@@ -118,33 +125,45 @@ class OpenAIProvider:
     @sensitive_variables()
     def call(self, body: Body, *, call_id: str, timeout: float, max_bytes: int) -> Reply | Failure:
         """Make one attempt; see ``Provider.call``."""
-        import openai
-
         from llmcache.providers.deadline import bounded
 
-        known = _sdk_parameters()
-        fields = {name: value for name, value in body.items() if name in known}
-        others = {name: value for name, value in body.items() if name not in known}
         with bounded(timeout, max_bytes) as bounds:
             try:
                 # Whatever the caller passed is passed on: the SDK's overloads cannot know it.
                 create: Any = self._connected().chat.completions.with_streaming_response.create
-                with create(
-                    **fields,
-                    extra_body=others or None,
-                    extra_headers={"X-Client-Request-Id": call_id, "Accept-Encoding": "identity"},
-                    timeout=timeout,
-                ) as response:
+                with create(**_arguments(body, call_id, timeout)) as response:
                     data = bytearray()
                     for chunk in response.iter_bytes():
                         data += chunk
                         if len(data) > max_bytes:
                             return _too_large(max_bytes)
                     return _reply(bytes(data), response.headers.get("x-request-id"), response.status_code)
-            except openai.APIStatusError as error:
-                return _refused_by_status(error)
             except Exception as error:  # noqa: BLE001  # what the SDK raises here is its own affair, and holds the text
-                return _too_large(max_bytes) if bounds.exceeded else _lost(error)
+                return _too_large(max_bytes) if bounds.exceeded else _failed(error)
+
+    @sensitive_variables()
+    async def acall(self, body: Body, *, call_id: str, timeout: float, max_bytes: int) -> Reply | Failure:
+        """Make one attempt; see ``Provider.acall``."""
+        from llmcache.providers.deadline import bounded
+
+        with bounded(timeout, max_bytes) as bounds:
+            try:
+                async with (
+                    self._connected_async() as create,
+                    create(**_arguments(body, call_id, timeout)) as response,
+                ):
+                    data = bytearray()
+                    async for chunk in response.iter_bytes():
+                        data += chunk
+                        if len(data) > max_bytes:
+                            return _too_large(max_bytes)
+                    return _reply(bytes(data), response.headers.get("x-request-id"), response.status_code)
+            except Exception as error:  # noqa: BLE001  # as in call
+                return _too_large(max_bytes) if bounds.exceeded else _failed(error)
+
+    def load(self) -> None:
+        """Import what ``completion`` needs."""
+        import openai.types.chat  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
     @sensitive_variables()
     def completion(self, rest: bytes, answer: bytes) -> Any:
@@ -178,6 +197,18 @@ class OpenAIProvider:
                 self._pid = os.getpid()
             return self._client
 
+    def _connected_async(self) -> _AsyncConnections:
+        with self._lock:
+            key = self._api_key
+            found = self._async_connections
+            if found is None or found.pid != os.getpid() or found.client.api_key != key:
+                if found is not None:
+                    found.retire()
+                # A call that is still under way when its runtime is closed has connections of its own, then.
+                found = _AsyncConnections(key, self.base_url, retired=self._closed)
+                self._async_connections = None if self._closed else found
+            return found
+
     def reset_after_fork(self) -> None:
         """Take a new lock: the old one may have been held by a thread that the child does not have."""
         self._lock = threading.Lock()
@@ -188,6 +219,54 @@ class OpenAIProvider:
             if self._client is not None and self._pid == os.getpid():
                 self._client.close()
             self._client = None
+            self._closed = True
+            if self._async_connections is not None:
+                self._async_connections.retire()
+            self._async_connections = None
+
+
+class _AsyncConnections:
+    """A client of the background loop, closed when it is retired and no call is on its way through it."""
+
+    def __init__(self, key: str | None, base_url: str, *, retired: bool = False) -> None:
+        import openai
+
+        from llmcache.providers.deadline_async import BoundedAsyncClient
+
+        self.client = openai.AsyncOpenAI(
+            api_key=key, base_url=base_url, max_retries=0, http_client=BoundedAsyncClient()
+        )
+        self.pid = os.getpid()
+        # What the SDK would look for and import at its first request.
+        self._create: Any = self.client.chat.completions.with_streaming_response.create
+        cast("Any", self.client)._platform = self.client.platform_headers()["X-Stainless-OS"]
+        _sdk_parameters()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._calls = 0
+        self._retired = retired
+
+    async def __aenter__(self) -> Any:
+        self._loop = asyncio.get_running_loop()
+        self._calls += 1
+        return self._create
+
+    async def __aexit__(self, *_: object) -> None:
+        self._calls -= 1
+        await self._close_if_over()
+
+    def retire(self) -> None:
+        """Let it be closed; from any thread. In a forked child it is the parent's, and not touched."""
+        if self._loop is not None and self.pid == os.getpid():
+            asyncio.run_coroutine_threadsafe(self._retire(), self._loop)
+
+    async def _retire(self) -> None:
+        self._retired = True
+        await self._close_if_over()
+
+    async def _close_if_over(self) -> None:
+        if self._retired and not self._calls:
+            with contextlib.suppress(Exception):
+                await self.client.close()
 
 
 @cache
@@ -198,6 +277,25 @@ def _sdk_parameters() -> frozenset[str]:
         "messages",
         "response_format",
     }
+
+
+@sensitive_variables()
+def _arguments(body: Body, call_id: str, timeout: float) -> dict[str, Any]:
+    """Return what the SDK's ``create`` is called with."""
+    known = _sdk_parameters()
+    return {
+        **{name: value for name, value in body.items() if name in known},
+        "extra_body": {name: value for name, value in body.items() if name not in known} or None,
+        "extra_headers": {"X-Client-Request-Id": call_id, "Accept-Encoding": "identity"},
+        "timeout": timeout,
+    }
+
+
+def _failed(error: Exception) -> Failure:
+    """Say what became of an attempt that raised."""
+    import openai
+
+    return _refused_by_status(error) if isinstance(error, openai.APIStatusError) else _lost(error)
 
 
 @sensitive_variables()

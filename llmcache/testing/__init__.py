@@ -1,1 +1,51 @@
-"""What tests and demonstrations of code that uses llmcache need; nothing here is loaded by the app itself."""
+"""What tests of code that uses llmcache need; nothing here is loaded by the app itself.
+
+    fake()                   answers in the place of all providers; with pytest the fixture ``llmcache_fake``
+    assert_provider_calls(n) fails unless n attempts leave for a provider; with pytest the fixture of that name
+    override_llmcache(...)   changes some keys of ``LLMCACHE`` and keeps the others
+    IsolatedMixin            makes each test of a ``unittest`` class a test of its own; under pytest every test is
+    sandbox                  a real HTTP server on loopback that speaks OpenAI's chat completions
+
+The names are loaded when they are used: only ``pytest_plugin`` needs pytest.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmcache.testing.counting import assert_provider_calls
+    from llmcache.testing.fakes import Fake, FakeCall, NoFakeAnswer, fake
+    from llmcache.testing.isolated import IsolatedMixin
+    from llmcache.testing.overrides import override_llmcache
+
+__all__ = [
+    "Fake",
+    "FakeCall",
+    "IsolatedMixin",
+    "NoFakeAnswer",
+    "assert_provider_calls",
+    "fake",
+    "override_llmcache",
+]
+
+_HOMES = {
+    "Fake": "fakes",
+    "FakeCall": "fakes",
+    "IsolatedMixin": "isolated",
+    "NoFakeAnswer": "fakes",
+    "assert_provider_calls": "counting",
+    "fake": "fakes",
+    "override_llmcache": "overrides",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,31 +9,46 @@ from django.core.cache import InvalidCacheBackendError, caches
 from llmcache import conf
 from llmcache.backends import DiskCache, MemoryCache
 from llmcache.clock import Clock
+from llmcache.engine import isolation
 from llmcache.exceptions import ConfigurationError
 from llmcache.tiers.base import ByteTier
 from llmcache.tiers.disk import DiskStore, DiskTier
-from llmcache.tiers.memory import store_named
-from llmcache.tiers.stack import MemoryTier, TierStack
+from llmcache.tiers.memory import MemoryStore, store_named
+from llmcache.tiers.stack import Held, MemoryTier, TierStack
 
 DEFAULT_MEMORY: Final = "memory"
 DEFAULT_DISK: Final = "disk"
 
 
-def configured_tiers(settings: conf.Settings, namespace: str, clock: Clock) -> TierStack:
-    """Return the tiers in their order. Raises ``ConfigurationError`` for an alias that cannot be a tier."""
+def configured_tiers(settings: conf.Settings, namespace: str, clock: Clock, *, test: bool = False) -> TierStack:
+    """Return the tiers in their order. Raises ``ConfigurationError`` for an alias that cannot be a tier.
+
+    For a ``test`` memory is a new one, and what would lie in a folder of the project lies in a temporary one.
+    """
     if settings.tiers is None:
-        memory = MemoryTier(DEFAULT_MEMORY, store_named("llmcache", settings.memory_bytes))
-        disk = DiskStore(settings.disk_path or conf.default_disk(), clock=clock.wall)
-        return TierStack(memory, (DiskTier(DEFAULT_DISK, disk),), namespace, clock, owned=disk)
+        memory = MemoryTier(
+            DEFAULT_MEMORY,
+            MemoryStore(settings.memory_bytes) if test else store_named("llmcache", settings.memory_bytes),
+        )
+        if test and not isolation.set_by_test("DISK_PATH"):
+            folder = isolation.folder() / DEFAULT_DISK
+        else:
+            folder = settings.disk_path or conf.default_disk()
+        disk = DiskStore(folder, clock=clock.wall)
+        return TierStack(memory, (DiskTier(DEFAULT_DISK, disk),), namespace, clock, owned=(disk,))
     check_aliases(settings.tiers)
-    memory, below = None, list[ByteTier]()
+    memory, below, owned = None, list[ByteTier](), list[DiskStore]()
     for alias in settings.tiers:
         backend: Any = caches[alias]
         if isinstance(backend, MemoryCache):
-            memory = MemoryTier(alias, cast("Any", backend.store))
+            store = MemoryStore[Held](backend.store.max_bytes) if test else cast("MemoryStore[Held]", backend.store)
+            memory = MemoryTier(alias, store)
+        elif test and not isolation.set_by_test(alias, "CACHES"):
+            owned.append(DiskStore(isolation.folder() / alias, clock=clock.wall))
+            below.append(DiskTier(alias, owned[-1], backend.make_key))
         else:
             below.append(DiskTier(alias, backend.store, backend.make_key))
-    return TierStack(memory, tuple(below), namespace, clock)
+    return TierStack(memory, tuple(below), namespace, clock, owned=tuple(owned))
 
 
 def check_aliases(aliases: tuple[str, ...]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from llmcache import envelope, keys
 from llmcache.clock import Clock
@@ -16,6 +16,9 @@ from llmcache.envelope import Entry
 from llmcache.tiers.base import ByteTier
 from llmcache.tiers.disk import DiskStore
 from llmcache.tiers.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from llmcache.engine.counts import Tally
 
 # What a held entry takes beside its answer and its meta facts: the objects `Held` and `Entry` with their floats and
 # the key, by sys.getsizeof on CPython 3.11.
@@ -29,7 +32,7 @@ _CLOCK_SKEW: Final = 60.0
 class Held:
     """An entry in memory, with its times on the clock that cannot be set back."""
 
-    __slots__ = ("answer", "entry", "expires", "supplement", "written")
+    __slots__ = ("answer", "entry", "expires", "supplement", "tally", "written")
 
     def __init__(self, entry: Entry, written: float, expires: float, supplement: bytes | None) -> None:
         self.entry = entry
@@ -37,6 +40,8 @@ class Held:
         self.written = written
         self.expires = expires
         self.supplement = supplement
+        self.tally: Tally | None = None
+        """What a hit is counted as; made at the first."""
 
     @property
     def size(self) -> int:
@@ -70,7 +75,7 @@ class TierStack:
         namespace: str,
         clock: Clock,
         *,
-        owned: DiskStore | None = None,
+        owned: tuple[DiskStore, ...] = (),
     ) -> None:
         self.memory = memory
         self.below = below
@@ -80,21 +85,28 @@ class TierStack:
 
     def close(self) -> None:
         """Close what was opened for this stack alone; the backends of ``CACHES`` are the project's."""
-        if self._owned is not None:
-            self._owned.close()
+        for store in self._owned:
+            store.close()
 
     @property
     def names(self) -> tuple[str, ...]:
         """The tiers' names, fastest first."""
         return (*((self.memory.name,) if self.memory else ()), *(tier.name for tier in self.below))
 
-    def read(self, key: bytes, max_age: float) -> Found | None:
-        """Return the fastest tier's entry that has not expired and is younger than ``max_age`` seconds."""
+    def read_memory(self, key: bytes, max_age: float) -> Found | None:
+        """Return what ``read`` does where memory has it; no I/O."""
         if self.memory is not None:
             held = self.memory.store.get(key)
             now = self._clock.monotonic()
             if held is not None and now < held.expires and now - held.written < max_age:
                 return Found(held.entry, self.memory.name)
+        return None
+
+    def read(self, key: bytes, max_age: float) -> Found | None:
+        """Return the fastest tier's entry that has not expired and is younger than ``max_age`` seconds."""
+        found = self.read_memory(key, max_age)
+        if found is not None:
+            return found
         name = keys.storage_key(self._namespace, key)
         for depth, tier in enumerate(self.below):
             data = tier.get(name)

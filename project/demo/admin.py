@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from django.contrib import admin
 
-from project.demo import reports
+from project.demo import amounts, reports
 from project.demo.models import DemoRun
 
 
@@ -19,7 +19,7 @@ class DemoRunAdmin(admin.ModelAdmin):
     @admin.display(description="hit rate")
     def hit_rate(self, run: DemoRun) -> str:
         """Return the share of calls that needed no provider call of their own."""
-        return reports.percent(reports.figures([run]).hit_rate)
+        return amounts.percent(reports.figures([run]).hit_rate)
 
     def has_add_permission(self, *_: object, **__: object) -> bool:
         """Runs are made by the command."""

@@ -20,6 +20,15 @@ REQUESTS: Final = DATA / "requests.csv"
 
 ALL_REQUESTS: Final = 20_000
 
+SAMPLES: Final = (
+    "2 cups finely chopped onions",
+    "3 to 4 cloves garlic",
+    "2 28-ounce cans crushed tomatoes",
+    "1 medium-size onion, peeled and chopped",
+    "6 1/2 pounds mussels (about 6 dozen), scrubbed and beards removed",
+)
+"""Texts of the log that show what there is to read."""
+
 A_RECIPE: Final = """\
 Chestnut and squash soup, for four
 

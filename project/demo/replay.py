@@ -1,6 +1,6 @@
 """The log, run through ``llmcache.extract`` in a pool of threads.
 
-A latency is the time of the call alone. What a call was is learnt from the thread's own counts, read before and after
+A latency is the time of the call alone. What a call was is learnt from the thread's own counts, taken before and after
 it, outside of the time that is measured.
 """
 
@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
 import llmcache
-from llmcache.engine.counts import Totals, this_thread
+from llmcache.engine import process
+from llmcache.engine.counts import Totals
 from project.demo.data import Request
 from project.demo.types import Ingredient
 
@@ -65,11 +66,11 @@ class Timed(Generic[T]):
 
 def timed(extract: Callable[[str, type[T]], T], text: str, response_model: type[T]) -> Timed[T]:
     """Make one call of ``extract`` and time it. Raises what it raises."""
-    before = this_thread()
+    process.current().counts.take()
     began = time.perf_counter_ns()
     value = extract(text, response_model)
     took = time.perf_counter_ns() - began
-    return Timed(value, _outcome(before, this_thread()), took)
+    return Timed(value, _outcome(process.current().counts.take()), took)
 
 
 class _Pool:
@@ -159,9 +160,7 @@ def _watch(working: list[Future[None]], pool: _Pool, on_progress: Callable[[int]
         on_progress(sum(part.requests for part in pool.parts))
 
 
-def _outcome(before: Totals, after: Totals) -> str:
-    for counted, count in after.items():
-        if count != before.get(counted, 0):
-            _, _, tier, outcome = counted
-            return tier if outcome == "hit" and tier is not None else outcome
+def _outcome(counted: Totals) -> str:
+    for tally in counted:
+        return tally.tier if tally.outcome == "hit" and tally.tier is not None else tally.outcome
     raise LookupError("the call was not counted")

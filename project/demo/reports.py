@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from project.demo.amounts import NOTHING, duration, percent
 from project.demo.latencies import Latency, latency
 from project.demo.models import DemoRun
 
-NOTHING: Final = "—"
-ABOUT: Final = "≈"
-"""What stands before a number that comes from buckets."""
 _FASTEST_FIRST: Final = ("memory", "disk")
 NO_TIERS: Final = frozenset({"collapsed", "miss", "error"})
 
@@ -94,19 +92,3 @@ def _latency_rows(columns: Sequence[Figures], name: str, words: str) -> list[tup
         (f"{words}, median", [NOTHING if each is None else duration(each.median_ns, each.exact) for each in found]),
         (f"{words}, p99", [NOTHING if each is None else duration(each.p99_ns, each.exact) for each in found]),
     ]
-
-
-def percent(share: float | None) -> str:
-    """Return a share as text, e.g. ``39.09 %``."""
-    return NOTHING if share is None else f"{share:.2%}".replace("%", " %")
-
-
-def duration(nanoseconds: float, exact: bool) -> str:
-    """Return a time in µs or ms, whichever reads better, e.g. ``12.3 µs``; about, where it is not exact."""
-    number, unit = (nanoseconds / 1e3, "µs") if nanoseconds < 1e6 else (nanoseconds / 1e6, "ms")
-    return f"{'' if exact else f'{ABOUT} '}{_three_digits(number)} {unit}"
-
-
-def _three_digits(number: float) -> str:
-    digits = 0 if number >= 99.95 else 1 if number >= 9.995 else 2
-    return f"{number:,.{digits}f}"

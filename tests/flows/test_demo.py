@@ -21,29 +21,9 @@ from hypothesis import strategies as st
 from llmcache.testing.sandbox import Sandbox, faults
 from project.demo import data
 from project.demo.latencies import latency, measured
+from tests.flows.newcomer import ROOT, environment, manage, real_api
 
-ROOT = Path(__file__).resolve().parents[2]
 REQUESTS = 400
-
-
-def environment(var: Path, **more: str) -> dict[str, str]:
-    """The environment of a newcomer, who has set nothing."""
-    ours = ("LLMCACHE_", "OPENAI_", "DJANGO_", "TENANTS", "PYTEST", "COLUMNS", "LINES")
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return {**clean, "LLMCACHE_DEMO_VAR": str(var), **more}
-
-
-def manage(var: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "manage.py", *arguments],
-        cwd=ROOT,
-        env=environment(var, **more),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 def demo(var: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -72,23 +52,6 @@ def expected_calls(*, by_tenant: bool) -> int:
             (row["id"], row["tenant"] if by_tenant else "") for row in itertools.islice(csv.DictReader(rows), REQUESTS)
         ]
     return len(set(asked))
-
-
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A database with its tables and nothing in them."""
-    var = tmp_path_factory.mktemp("migrated")
-    done = manage(var, "migrate", "--verbosity", "0")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    return (var / "db.sqlite3").read_bytes()
-
-
-@pytest.fixture
-def var(tmp_path: Path, migrated: bytes) -> Path:
-    folder = tmp_path / "var"
-    folder.mkdir()
-    (folder / "db.sqlite3").write_bytes(migrated)
-    return folder
 
 
 def test_a_second_run_asks_nobody(var: Path) -> None:
@@ -224,15 +187,6 @@ def test_the_projects_secret_is_made_once_and_only_its_owner_reads_it(tmp_path: 
     assert stat.S_IMODE((var / "secret_key").stat().st_mode) == 0o600
     # Newer versions of Django open the database for a check.
     assert {path.name for path in var.iterdir()} <= {"secret_key", "db.sqlite3", "db.sqlite3-wal", "db.sqlite3-shm"}
-
-
-def real_api(provider: Sandbox) -> dict[str, str]:
-    """The environment of somebody who asks for the real API; the address is where a test can look at what comes."""
-    return {
-        "LLMCACHE_DEMO_PROVIDER": "openai",
-        "OPENAI_API_KEY": "a-key",
-        "OPENAI_BASE_URL": provider.base_url,
-    }
 
 
 def test_the_real_api_is_asked_where_its_user_agrees(var: Path) -> None:

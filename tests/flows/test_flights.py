@@ -323,8 +323,6 @@ def test_bypass_does_not_wait_for_others(sandbox: Sandbox) -> None:
 def test_a_forked_child_starts_with_no_flights_and_no_counts(sandbox: Sandbox) -> None:
     import os
 
-    from llmcache.engine import counts
-
     llmcache.extract("Ada", Person)
     sandbox.hold()
     leader, _ = in_background(lambda: llmcache.extract("Grace", Person))
@@ -337,7 +335,7 @@ def test_a_forked_child_starts_with_no_flights_and_no_counts(sandbox: Sandbox) -
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
-        counted, flying = counts.total(), len(process.current().flights)
+        counted, flying = process.current().counts.total(), len(process.current().flights)
         hit = llmcache.extract_with_info("Ada", Person).outcome
         os.write(writer, f"{counted} {flying} {hit}".encode())
         os._exit(0)

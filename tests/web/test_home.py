@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from html.parser import HTMLParser
 from urllib.parse import urljoin
 
 import pytest
@@ -13,6 +12,7 @@ from pytest_django import DjangoAssertNumQueries
 from project.demo import reports
 from project.demo.latencies import measured
 from project.demo.models import DemoRun
+from tests.web.page import Page
 
 pytestmark = pytest.mark.django_db
 STARTED = datetime(2026, 3, 1, 9, 30, tzinfo=UTC)
@@ -46,39 +46,6 @@ def second_run(number: int = 1) -> DemoRun:
         provider_calls=0,
         latencies={"disk": measured([60_000]), "memory": measured([9_000]), "hit": measured([9_000, 60_000])},
     )
-
-
-class Page(HTMLParser):
-    """A page's elements in their order, and its tables as text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.rows: list[list[str]] = []
-        self.text = ""
-        self._in_cell = False
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag == "tr":
-            self.rows.append([])
-        elif tag in ("th", "td"):
-            self.rows[-1].append("")
-            self._in_cell = True
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("th", "td"):
-            self._in_cell = False
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-        if self._in_cell:
-            self.rows[-1][-1] = " ".join((*self.rows[-1][-1].split(), *data.split()))
-
-    def count(self, tag: str) -> int:
-        return sum(each == tag for each, _ in self.elements)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from io import TextIOWrapper
 from typing import Any
@@ -15,10 +14,11 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError
 
 import llmcache
-from project.demo import data, reports
+from project.demo import amounts, data, reports
 from project.demo.data import Request
 from project.demo.models import DemoRun
-from project.demo.providers import Provider, sandbox
+from project.demo.options import between
+from project.demo.providers import Provider, openai_api, sandbox, wanted
 from project.demo.replay import Replayed, timed
 from project.demo.runs import run_log
 from project.demo.screens import Screen, screen
@@ -47,17 +47,17 @@ class Command(BaseCommand):
         """Add the demo's own options."""
         parser.add_argument(
             "--requests",
-            type=_between(1, data.ALL_REQUESTS),
+            type=between(1, data.ALL_REQUESTS),
             default=data.ALL_REQUESTS,
             metavar="N",
             help=f"make only the first N requests of the log (default: all {data.ALL_REQUESTS:,})",
         )
         parser.add_argument(
-            "--threads", type=_between(1, 64), default=8, metavar="N", help="how many calls run at a time (default: 8)"
+            "--threads", type=between(1, 64), default=8, metavar="N", help="how many calls run at a time (default: 8)"
         )
         parser.add_argument(
             "--latency-ms",
-            type=_between(0, 60_000),
+            type=between(0, 60_000),
             default=0,
             metavar="MS",
             help="how long the sandbox waits with each answer (default: 0)",
@@ -94,37 +94,34 @@ class Command(BaseCommand):
         rows = reports.rows([reports.figures([run]), reports.figures(list(DemoRun.objects.all()))])
         title = f"{DemoRun.Provider(run.provider).label}, {run.threads} threads; {DemoRun.Mode(run.mode).label}"
         show.table(title, ("this run", "all runs"), rows)
-        if any(cell.startswith(reports.ABOUT) for _, cells in rows for cell in cells):
-            show.line(f"{reports.ABOUT} is within 5 %: only this run's latencies are known one by one.")
+        if any(cell.startswith(amounts.ABOUT) for _, cells in rows for cell in cells):
+            show.line(f"{amounts.ABOUT} is within 5 %: only this run's latencies are known one by one.")
 
     @contextlib.contextmanager
     def _provider(
         self, show: Screen, log: list[Request], mode: DemoRun.Mode, latency_ms: int, yes: bool
     ) -> Iterator[Provider]:
-        wanted = os.environ.get("LLMCACHE_DEMO_PROVIDER", "")
-        if wanted not in ("", *DemoRun.Provider.values):
-            raise CommandError(f"LLMCACHE_DEMO_PROVIDER is {wanted!r}. It takes 'sandbox' (the default) or 'openai'.")
-        if wanted == DemoRun.Provider.OPENAI:
+        if wanted() == DemoRun.Provider.OPENAI:
             if latency_ms:
                 raise CommandError("--latency-ms is for the sandbox; OpenAI's API takes the time it takes.")
-            self._agree_to_pay(show, log, mode, yes)
-            yield Provider(DemoRun.Provider.OPENAI)
+            provider = openai_api()
+            self._agree_to_pay(show, log, mode, provider, yes)
+            yield provider
             return
         with sandbox(settings.VAR / "sandbox", latency_ms) as provider:
             show.line(
-                f"The sandbox provider listens at {os.environ['OPENAI_BASE_URL']}. It is no model: "
+                f"The sandbox provider listens at {provider.base_url}. It is no model: "
                 "it answers known texts with their gold labels."
             )
             yield provider
 
-    def _agree_to_pay(self, show: Screen, log: list[Request], mode: DemoRun.Mode, yes: bool) -> None:
-        if not os.environ.get("OPENAI_API_KEY"):
-            raise CommandError("LLMCACHE_DEMO_PROVIDER=openai needs OPENAI_API_KEY.")
+    def _agree_to_pay(
+        self, show: Screen, log: list[Request], mode: DemoRun.Mode, provider: Provider, yes: bool
+    ) -> None:
         # One more for the recipe.
         calls = data.distinct(log, separate_tenants=mode == DemoRun.Mode.SEPARATE) + 1
-        where = os.environ.get("OPENAI_BASE_URL") or "api.openai.com"
         show.line(
-            f"REAL CALLS FOR REAL MONEY: up to {calls:,} calls of {settings.LLMCACHE['MODEL']} at {where}, "
+            f"REAL CALLS FOR REAL MONEY: up to {calls:,} calls of {settings.LLMCACHE['MODEL']} at {provider.base_url}, "
             "and what is tried again."
         )
         if yes:
@@ -135,19 +132,6 @@ class Command(BaseCommand):
             if input("Type 'yes' to go on: ").strip().lower() == "yes":
                 return
         raise CommandError("Nothing was sent.")
-
-
-def _between(low: int, high: int) -> Any:
-    def read(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = low - 1
-        if not low <= number <= high:
-            raise ArgumentTypeError(f"must be a whole number from {low} to {high:,}, not {text!r}")
-        return number
-
-    return read
 
 
 def _let_output_be_written() -> None:
@@ -206,5 +190,5 @@ def _about_recipe() -> str:
     )
     return (
         f"A nested type: a Recipe with {len(first.value.ingredients)} ingredients and {len(first.value.steps)} steps, "
-        f"{source}, then from {again.outcome} in {reports.duration(again.nanoseconds, exact=True)}."
+        f"{source}, then from {again.outcome} in {amounts.duration(again.nanoseconds, exact=True)}."
     )

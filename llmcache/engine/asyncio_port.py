@@ -1,0 +1,149 @@
+"""What carries out the policy's decisions for an asynchronous caller: in the background loop, where nothing may block.
+
+What waits for a disk goes to other threads: tiers and first imports to the workers, the journal to its own thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from django.views.decorators.debug import sensitive_variables
+
+from llmcache import workers
+from llmcache.engine import departures
+from llmcache.engine.background import Errand
+from llmcache.engine.call import Attempt, Call
+from llmcache.engine.flights import ABANDONED, Flight, Landing
+from llmcache.engine.ports import INTERRUPTED, PortBase, rejected_facts, stored_facts
+from llmcache.envelope import Entry
+from llmcache.loading import first_time
+from llmcache.money import journal_thread
+from llmcache.money.journal_files import Event
+from llmcache.providers.base import Body
+from llmcache.tiers.stack import Found
+
+if TYPE_CHECKING:
+    from llmcache.engine.runtime import Runtime
+
+# How often who waits looks whether the leader is still there.
+_LOOK_SECONDS: Final = 1.0
+
+_NEVER_LEFT: Final[dict[str, Any]] = {"error": "interrupted", "cost": 0, "in_doubt": False}
+
+
+@dataclass(frozen=True, slots=True)
+class _TaskLeader:
+    """A task that leads a flight."""
+
+    task: asyncio.Task[Any] | None
+
+    def is_alive(self) -> bool:
+        return self.task is not None and not self.task.done()
+
+
+class AsyncioPort(PortBase):
+    """The port of one asynchronous call."""
+
+    def __init__(self, runtime: Runtime, errand: Errand[Any]) -> None:
+        super().__init__(runtime)
+        self._errand = errand
+
+    async def read(self, call: Call) -> Found | None:
+        tiers = self._runtime.tiers
+        found = tiers.read_memory(call.key, call.max_age)
+        if found is not None or not tiers.below:
+            return found
+        return await workers.files.run(partial(tiers.read, call.key, call.max_age))
+
+    async def read_rest(self, entry: Entry) -> bytes | None:
+        return await workers.files.run(partial(self._runtime.tiers.read_rest, entry))
+
+    async def write(self, entry: Entry, rest: bytes) -> None:
+        await workers.files.run(partial(self._runtime.tiers.write, entry, rest))
+
+    def flight(self, flight_id: bytes) -> Flight:
+        return Flight(flight_id, _TaskLeader(asyncio.current_task()))
+
+    async def wait(self, flight: Flight, seconds: float) -> Landing | None:
+        until = self.now() + seconds
+        landed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._runtime.flights.watch(flight, partial(workers.tell, landed, None, None))
+        while True:
+            left = max(until - self.now(), 0.0)
+            await asyncio.wait((landed,), timeout=min(left, _LOOK_SECONDS))
+            if flight.landed.is_set():
+                return flight.landing
+            if not flight.leader.is_alive():
+                self._runtime.flights.land(flight, ABANDONED)
+            if self.now() >= until:
+                return None
+
+    async def make_ready(self, call: Call) -> None:
+        await workers.files.run(partial(self._make_ready, call))
+
+    def _make_ready(self, call: Call) -> None:
+        # The first time this imports the provider's SDK and reads certificates.
+        with first_time(call.plan.provider.alias):
+            departures.make_ready(call, self._runtime.settings, for_acall=True)
+
+    @sensitive_variables()
+    async def ask(self, call: Call, body: Body, seconds: float, why: str, attempt: int) -> Attempt:
+        self._go_on()
+        self._errand.spends = True
+        until, settings = self.now() + seconds, self._runtime.settings
+        call_id = str(uuid.uuid4())
+        transport = departures.transport(call, settings)
+        facts = await workers.files.run(partial(self._started, call, body, why, attempt))
+        try:
+            await self._note("started", call_id, facts, durable=True)
+            if settings.on_ledger_full == "refuse":
+                await workers.files.run(partial(self.require_noted, call_id))
+        except asyncio.CancelledError:
+            self._leave_note("failed", call_id, _NEVER_LEFT)
+            raise
+        departures.departed(call, why, attempt)
+        began = self.now()
+        try:
+            reply = await transport.acall(
+                body, call_id=call_id, timeout=max(until - began, 0.0), max_bytes=settings.max_value_bytes
+            )
+        except BaseException:
+            # The end of the interpreter: the request may have left, and the journal has to say how it ended.
+            self._leave_note("failed", call_id, INTERRUPTED)
+            raise
+        event, facts, ended = self.ended(call, call_id, reply, began)
+        await self._note(event, call_id, facts)
+        return ended
+
+    @sensitive_variables()
+    def _started(self, call: Call, body: Body, why: str, attempt: int) -> dict[str, Any]:
+        with first_time("prices"):
+            return self.started(call, body, why, attempt)
+
+    async def record_stored(self, call: Call, call_id: str, entry: Entry, rest: bytes) -> None:
+        await self._note("stored", call_id, stored_facts(call, entry, rest))
+
+    async def record_rejected(self, call_id: str, errors: tuple[dict[str, Any], ...]) -> None:
+        await self._note("rejected", call_id, rejected_facts(errors))
+
+    async def pause(self, seconds: float) -> None:
+        self._go_on()
+        await asyncio.sleep(departures.pause_before_retry(seconds))
+
+    def _go_on(self) -> None:
+        """Begin nothing new for a caller who has gone: who waits for this flight elects anew, with its own limits."""
+        if self._errand.deserted:
+            raise asyncio.CancelledError
+
+    async def _note(self, event: Event, call_id: str, facts: dict[str, Any], *, durable: bool = False) -> None:
+        noted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done = partial(workers.tell, noted, None)
+        journal_thread.put(self._runtime.journal, event, call_id, facts, done, durable=durable)
+        await noted
+
+    def _leave_note(self, event: Event, call_id: str, facts: dict[str, Any]) -> None:
+        journal_thread.put(self._runtime.journal, event, call_id, facts, None)

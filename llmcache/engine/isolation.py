@@ -1,0 +1,138 @@
+"""Which test a call belongs to, so that no test sees another's entries, journal lines or counts.
+
+Under Django's test environment each test has a runtime of its own. A test is the value that the pytest plugin or
+``IsolatedMixin`` set; without one, the innermost transaction that Django's ``TestCase`` opened (two tests of one class
+share the outermost). What is neither is one test that lasts as long as the process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import threading
+import weakref
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from django.conf import Settings, UserSettingsHolder, settings
+from django.db import connections
+
+_RUN: Final = secrets.token_hex(3)
+"""Keeps two runs of tests apart in one store; forked children are of their parent's run."""
+
+_numbers = itertools.count(1)
+_told: int | None = None
+_of_transaction: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+_latest: tuple[weakref.ref[Any], weakref.ref[Any]] | None = None
+_lock = threading.Lock()
+
+
+def in_tests() -> bool:
+    """Return whether Django's ``setup_test_environment()`` is in force, or a test has begun without it."""
+    if _told is not None:
+        return True
+    utils = sys.modules.get("django.test.utils")
+    return utils is not None and hasattr(utils._TestState, "saved_data")
+
+
+def begin_test() -> None:
+    """Let all calls from now on belong to a new test."""
+    global _told
+    _told = next(_numbers)
+
+
+def has_begun() -> bool:
+    """Return whether ``begin_test`` has begun a test that goes on."""
+    return _told is not None
+
+
+def end_test() -> None:
+    """End the test that ``begin_test`` began."""
+    global _told
+    _told = None
+
+
+def current_test() -> str:
+    """Return what names the running test: digits and small letters, unlike any other test's of any run."""
+    number = _told if _told is not None else _number_of_transaction()
+    return f"t{_RUN}{_worker()}x{number}"
+
+
+def set_by_test(name: str, setting: str = "LLMCACHE") -> bool:
+    """Return whether a test has overridden a key of a setting, so that its value is no longer the project's own."""
+    holder: Any = settings._wrapped
+    project = holder
+    while isinstance(getattr(project, "default_settings", None), Settings | UserSettingsHolder):
+        project = project.default_settings
+    missing = object()
+    given, own = (getattr(each, setting, {}).get(name, missing) for each in (holder, project))
+    return given is not missing and given != own
+
+
+def _worker() -> str:
+    """Return which of several parallel processes of one run this is."""
+    runner = sys.modules.get("django.test.runner")
+    number = getattr(runner, "_worker_id", 0) or os.environ.get("PYTEST_XDIST_WORKER", "")
+    return f"w{number}".lower() if number else ""
+
+
+def _number_of_transaction() -> int:
+    """Return the number of the ``TestCase`` transaction that this thread, or the last that had one, is in; else 0."""
+    global _latest
+    for connection in connections.all(initialized_only=True):
+        for atomic in reversed(connection.atomic_blocks):
+            if getattr(atomic, "_from_testcase", False):
+                _latest = weakref.ref(atomic), weakref.ref(connection)
+                return _numbered(atomic)
+    # A thread that the test started has connections of its own, outside of the test's transaction.
+    atomic, connection = (part() for part in _latest) if _latest is not None else (None, None)
+    if atomic is not None and connection is not None and atomic in connection.atomic_blocks:
+        return _numbered(atomic)
+    return 0
+
+
+def _numbered(atomic: Any) -> int:
+    with _lock:
+        number = _of_transaction.get(atomic)
+        if number is None:
+            number = _of_transaction[atomic] = next(_numbers)
+        return number
+
+
+def folder() -> Path:
+    """Return the temporary folder in which this process's tests write; it goes when the process ends."""
+    return _folder_of(os.getpid())
+
+
+@cache
+def _folder_of(pid: int) -> Path:
+    made = Path(tempfile.mkdtemp(prefix="llmcache-test-"))
+
+    def remove() -> None:
+        # A forked child runs its parent's exit handlers too.
+        if os.getpid() == pid:
+            shutil.rmtree(made, ignore_errors=True)
+
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None:
+        from multiprocessing.util import Finalize
+
+        # The children of parallel test runners end without Python's exit handlers.
+        Finalize(None, remove, exitpriority=1)
+    else:
+        atexit.register(remove)
+    return made
+
+
+def _reset_in_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_reset_in_child)

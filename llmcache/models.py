@@ -1,0 +1,191 @@
+"""The ledger's rows: what was asked of providers, what is kept, and the sums of both by the hour.
+
+The journal is the record and these tables are its view: rows are written by the ledger alone, and no row holds a text.
+Money is in whole numbers of 10**-12 US dollars, so that sums are exact; NULL is what is not known, never zero.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import ClassVar
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from llmcache.money.pricing import dollars
+
+MAX_KIND = 100
+MAX_NAME = 200
+"""Characters of a model, a type's name, a tenant or an id of the provider's; what is longer is cut."""
+
+
+class _Tokens(models.Model):
+    """Tokens in disjoint classes; NULL where the provider did not tell them."""
+
+    input_tokens = models.BigIntegerField(_("input tokens"), null=True)
+    cache_read_tokens = models.BigIntegerField(_("cache read tokens"), null=True)
+    cache_write_tokens = models.BigIntegerField(_("cache write tokens"), null=True)
+    output_tokens = models.BigIntegerField(_("output tokens"), null=True)
+    cost_pico_usd = models.BigIntegerField(_("cost in 10⁻¹² US dollars"), null=True)
+
+    class Meta:
+        abstract = True
+
+    @property
+    def cost_usd(self) -> Decimal | None:
+        """US dollars; None when the cost is not known."""
+        return dollars(self.cost_pico_usd)
+
+
+class ProviderCall(_Tokens):
+    """One attempt that left for the provider."""
+
+    class Outcome(models.TextChoices):
+        """What became of it."""
+
+        UNDER_WAY = "under_way", _("under way")
+        ANSWERED = "answered", _("answered")
+        REJECTED = "rejected", _("answered, and did not pass validation")
+        FAILED = "failed", _("failed")
+        IN_DOUBT = "in_doubt", _("in doubt: it may have been charged")
+
+    call_id = models.UUIDField(_("call id"), unique=True, editable=False)
+    started_at = models.DateTimeField(_("started at"), db_index=True)
+    ended_at = models.DateTimeField(_("ended at"), null=True)
+    outcome = models.CharField(_("outcome"), max_length=10, choices=Outcome.choices)
+    kind = models.CharField(_("kind"), max_length=MAX_KIND)
+    response_type = models.CharField(_("response type"), max_length=MAX_NAME)
+    schema = models.CharField(_("schema's fingerprint"), max_length=64)
+    model = models.CharField(_("model asked"), max_length=MAX_NAME)
+    answered_model = models.CharField(_("model that answered"), max_length=MAX_NAME, blank=True)
+    tenant = models.CharField(_("tenant"), max_length=MAX_NAME, blank=True)
+    key = models.CharField(_("key"), max_length=64, db_index=True)
+    reason = models.CharField(_("why it was asked"), max_length=32)
+    attempt = models.PositiveIntegerField(_("attempt"))
+    # False: asked with cache="bypass" or ttl=0.
+    to_store = models.BooleanField(_("answer was to be stored"))
+    error = models.CharField(_("error"), max_length=64, blank=True)
+    # Types of the validation's errors, of an answer that was rejected.
+    error_types = models.JSONField(_("types of errors"), default=list)
+    status = models.PositiveIntegerField(_("HTTP status"), null=True)
+    request_id = models.CharField(_("provider's request id"), max_length=MAX_NAME, blank=True)
+    finish_reason = models.CharField(_("finish reason"), max_length=MAX_NAME, blank=True)
+    refused = models.BooleanField(_("refused"), default=False)
+    latency_ms = models.BigIntegerField(_("latency in ms"), null=True)
+    price_id = models.CharField(_("price"), max_length=MAX_NAME, blank=True)
+    price_source = models.CharField(_("source of the price"), max_length=MAX_NAME, blank=True)
+    # The most that it can have cost, which counts while it is in doubt.
+    bound_pico_usd = models.BigIntegerField(_("bound of the cost in 10⁻¹² US dollars"), null=True)
+    # Which import inserted the row: how an importer knows what is really new.
+    batch = models.BigIntegerField(editable=False)
+
+    class Meta(_Tokens.Meta):
+        verbose_name = _("provider call")
+        verbose_name_plural = _("provider calls")
+        ordering: ClassVar[list[str]] = ["-started_at", "-pk"]
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(
+                fields=["outcome"],
+                name="llmcache_call_open",
+                condition=models.Q(outcome__in=["under_way", "in_doubt"]),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} by {self.model}: {self.Outcome(self.outcome).label}"
+
+
+class CacheEntry(_Tokens):
+    """An entry as it was last written to the tiers."""
+
+    namespace = models.CharField(_("name space"), max_length=64)
+    key = models.CharField(_("key"), max_length=64)
+    kind = models.CharField(_("kind"), max_length=MAX_KIND)
+    response_type = models.CharField(_("response type"), max_length=MAX_NAME)
+    schema = models.CharField(_("schema's fingerprint"), max_length=64)
+    model = models.CharField(_("model asked"), max_length=MAX_NAME)
+    answered_model = models.CharField(_("model that answered"), max_length=MAX_NAME, blank=True)
+    tenant = models.CharField(_("tenant"), max_length=MAX_NAME, blank=True)
+    # SHA-256 of the subject, which may be a person's name; empty without one.
+    subject_hash = models.CharField(_("subject's hash"), max_length=64, blank=True)
+    tags = models.JSONField(_("tags"), default=list)
+    written_at = models.DateTimeField(_("written at"), db_index=True)
+    expires_at = models.DateTimeField(_("expires at"), null=True)
+    size_bytes = models.BigIntegerField(_("size in bytes"))
+    latency_ms = models.BigIntegerField(_("latency in ms"))
+    attempts = models.PositiveIntegerField(_("attempts"))
+    source = models.CharField(_("source"), max_length=20)
+    # The attempt whose answer it is; `ProviderCall.call_id`.
+    call_id = models.UUIDField(_("call id"), null=True)
+    hits = models.BigIntegerField(_("hits"), default=0)
+    last_hit_at = models.DateTimeField(_("last hit at"), null=True)
+
+    class Meta(_Tokens.Meta):
+        verbose_name = _("cache entry")
+        verbose_name_plural = _("cache entries")
+        ordering: ClassVar[list[str]] = ["-written_at", "-pk"]
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.UniqueConstraint(fields=["namespace", "key"], name="llmcache_entry_key"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.key[:12]}"
+
+
+class _Sums(models.Model):
+    """Calls with one outcome, the attempts that were made for them, and what both came to."""
+
+    outcome = models.CharField(_("outcome"), max_length=10)
+    count = models.BigIntegerField(_("calls"), default=0)
+    avoided_pico_usd = models.BigIntegerField(_("avoided in 10⁻¹² US dollars"), default=0)
+    avoided_unknown = models.BigIntegerField(_("calls that avoided a cost that is not known"), default=0)
+    saved_ms = models.BigIntegerField(_("saved ms"), default=0)
+    attempts = models.BigIntegerField(_("attempts"), default=0)
+    spent_pico_usd = models.BigIntegerField(_("spent in 10⁻¹² US dollars"), default=0)
+    unpriced = models.BigIntegerField(_("attempts whose cost is not known"), default=0)
+    in_doubt = models.BigIntegerField(_("attempts in doubt"), default=0)
+    in_doubt_pico_usd = models.BigIntegerField(_("bound of what is in doubt in 10⁻¹² US dollars"), default=0)
+    in_doubt_unbounded = models.BigIntegerField(_("attempts in doubt without a bound"), default=0)
+
+    class Meta(_Tokens.Meta):
+        abstract = True
+
+
+class UsageBucket(_Sums):
+    """An hour of one kind, model, tier and outcome."""
+
+    hour = models.DateTimeField(_("hour"))
+    kind = models.CharField(_("kind"), max_length=MAX_KIND)
+    model = models.CharField(_("model"), max_length=MAX_NAME)
+    tier = models.CharField(_("tier"), max_length=MAX_KIND, blank=True)
+    # How many attempts took less than 2**n ms, and not less than half of that, at place n.
+    latencies = models.JSONField(_("latencies"), default=list)
+
+    class Meta(_Sums.Meta):
+        verbose_name = _("hour of usage")
+        verbose_name_plural = _("hours of usage")
+        ordering: ClassVar[list[str]] = ["-hour", "kind", "model", "tier", "outcome"]
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.UniqueConstraint(fields=["hour", "kind", "model", "tier", "outcome"], name="llmcache_bucket"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.hour:%Y-%m-%d %H:00} {self.kind} {self.outcome}"
+
+
+class TenantDay(_Sums):
+    """A day (UTC) of one tenant and outcome; the tenant is empty for calls that named none."""
+
+    day = models.DateField(_("day"))
+    tenant = models.CharField(_("tenant"), max_length=MAX_NAME, blank=True)
+
+    class Meta(_Sums.Meta):
+        verbose_name = _("day of a tenant")
+        verbose_name_plural = _("days of tenants")
+        ordering: ClassVar[list[str]] = ["-day", "tenant", "outcome"]
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.UniqueConstraint(fields=["day", "tenant", "outcome"], name="llmcache_tenant_day"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.day} {self.tenant} {self.outcome}"

@@ -1,0 +1,108 @@
+"""The gate between the ledger's writer and the callers' transactions on SQLite.
+
+SQLite has one writer. A transaction that has read and then wants to write fails at once when another has written, or is
+about to, in between. So the writer goes through only while no connection that callers have shown is inside a
+transaction, and while it is inside, their statements wait: at most ``WAIT_SECONDS`` until it gives up, or until the
+commit that it has begun is through.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+WAIT_SECONDS: Final = 0.005
+"""How long a caller's statement waits before the writer has to give up."""
+COMMIT_SECONDS: Final = 1.0
+"""How long a caller's statement waits for a commit that has begun: SQLite itself would let it wait for longer."""
+
+
+class GivenUpError(Exception):
+    """A caller wants to go on: the writer leaves without having written."""
+
+
+class Gate:
+    """One process's gate."""
+
+    def __init__(self) -> None:
+        self.reset_after_fork()
+
+    def reset_after_fork(self) -> None:
+        """Forget who was inside in the parent."""
+        self._changed = threading.Condition()
+        self._shown: weakref.WeakSet[BaseDatabaseWrapper] = weakref.WeakSet()
+        self._inside: int | None = None
+        self._committing = False
+        self._wanted = False
+
+    def show(self, connection: BaseDatabaseWrapper) -> None:
+        """Let the writer look at a connection of the calling thread from now on."""
+        with self._changed:
+            if connection in self._shown:
+                return
+            self._shown.add(connection)
+        if self._wait_outside not in connection.execute_wrappers:
+            connection.execute_wrappers.insert(0, self._wait_outside)
+
+    def is_clear(self) -> bool:
+        """Return whether no shown connection is inside a transaction."""
+        return not any(
+            connection.connection is not None and (connection.in_atomic_block or not connection.autocommit)
+            for connection in list(self._shown)
+        )
+
+    @contextmanager
+    def passed(self) -> Generator[bool]:
+        """Go inside, or be told that somebody is in a transaction.
+
+        Inside, call ``require_patience`` before each statement and ``commit`` before the commit.
+        """
+        with self._changed:
+            # From here on a statement waits, so a transaction that begins after the look has not read yet.
+            self._inside, self._wanted = threading.get_ident(), False
+            clear = self.is_clear()
+            if not clear:
+                self._inside = None
+        try:
+            yield clear
+        finally:
+            with self._changed:
+                self._inside, self._committing = None, False
+                self._changed.notify_all()
+
+    def require_patience(self) -> None:
+        """Raise ``GivenUpError`` when a caller has waited for long enough."""
+        if self._wanted:
+            raise GivenUpError
+
+    def commit(self) -> None:
+        """Begin the commit: from now on callers wait for its end. Raises ``GivenUpError`` as above."""
+        with self._changed:
+            self.require_patience()
+            self._committing = True
+
+    def _wait_outside(self, execute: Callable[..., Any], *statement: Any) -> Any:
+        """Run a caller's statement when the writer is not inside."""
+        inside = self._inside
+        if inside is not None and inside != threading.get_ident():
+            self._wait()
+        return execute(*statement)
+
+    def _wait(self) -> None:
+        began = time.monotonic()
+        with self._changed:
+            while self._inside is not None:
+                waited = time.monotonic() - began
+                if waited >= WAIT_SECONDS and not self._committing:
+                    self._wanted = True
+                    return
+                left = (COMMIT_SECONDS if self._committing else 0) + WAIT_SECONDS - waited
+                if left <= 0:
+                    return
+                self._changed.wait(left)

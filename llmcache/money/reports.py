@@ -1,0 +1,164 @@
+"""Reports: what calls came to, from the hourly sums."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final, Literal, overload
+
+from llmcache.exceptions import InvalidRequest
+from llmcache.money.pricing import PICO
+
+if TYPE_CHECKING:
+    from llmcache.models import TenantDay, UsageBucket
+
+By = Literal["kind", "model", "tier", "tenant"]
+
+_BY: Final = ("kind", "model", "tier", "tenant")
+_SUMS: Final = (
+    *("count", "avoided_pico_usd", "avoided_unknown", "saved_ms", "attempts", "spent_pico_usd", "unpriced"),
+    *("in_doubt", "in_doubt_pico_usd", "in_doubt_unbounded"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What calls came to."""
+
+    hits: int
+    """Calls answered from a tier."""
+    stale: int
+    """Calls answered with an entry past its time."""
+    misses: int
+    """Calls that asked a provider for what was not there."""
+    collapsed: int
+    """Calls answered by another call's provider call that was under way."""
+    bypasses: int
+    """Calls that were to ask and not to store: ``cache="bypass"`` or ``ttl=0``."""
+    errors: int
+    """Calls that raised."""
+    hit_rate: float | None
+    """(hits + stale + collapsed) / (those + misses); None without calls. Bypasses and errors stand outside."""
+    seconds_saved: float
+    """What the answers took when they were made, where that was not waited for again."""
+    spent_usd: Decimal
+    """What attempts cost, of those whose cost is known."""
+    saved_usd: Decimal
+    """What the answers cost when they were made, where that was not paid again and is known."""
+    saved_unknown: int
+    """Calls that saved a cost that is not known."""
+    calls: int
+    """Attempts that left for a provider; those under way are not among them."""
+    calls_in_doubt: int
+    """Attempts without an end that is known; they may have been charged."""
+    in_doubt_usd: Decimal | None
+    """The most that those can have cost; None when that is not known of each of them."""
+    calls_unpriced: int
+    """Attempts that ended, and whose cost is not known."""
+
+    @property
+    def coverage(self) -> float | None:
+        """The share of attempts whose cost is known; None without attempts."""
+        return (self.calls - self.calls_in_doubt - self.calls_unpriced) / self.calls if self.calls else None
+
+
+@overload
+def stats(since: datetime | timedelta | None = None, by: None = None) -> Stats: ...
+@overload
+def stats(since: datetime | timedelta | None = None, *, by: By) -> dict[str, Stats]: ...
+def stats(since: datetime | timedelta | None = None, by: By | None = None) -> Stats | dict[str, Stats]:
+    """Return what calls came to, of all processes, after a ``flush``; with ``by`` for each of its values.
+
+    ``since``: an aware datetime, or a timedelta back from now; the hour that it lies in counts whole, and by tenant the
+    day (UTC). None: since the beginning. ``by``: ``"kind"``, ``"model"``, ``"tier"`` or ``"tenant"``; what has none is
+    under ``""``. Costs one query. Raises ``InvalidRequest`` for other arguments, and the database's own errors.
+    """
+    if by is not None and by not in _BY:
+        raise InvalidRequest(f"by= must be one of {', '.join(map(repr, _BY))}, or None; got {by!r}.")
+    from llmcache.flushing import flush
+
+    start = _start(since)
+    flush()
+    sums = _sums(start, by)
+    if by is None:
+        return _stats(sums.get("", {}))
+    return {name: _stats(made) for name, made in sorted(sums.items())}
+
+
+@overload
+def astats(since: datetime | timedelta | None = None, by: None = None) -> Coroutine[Any, Any, Stats]: ...
+@overload
+def astats(since: datetime | timedelta | None = None, *, by: By) -> Coroutine[Any, Any, dict[str, Stats]]: ...
+def astats(
+    since: datetime | timedelta | None = None, by: By | None = None
+) -> Coroutine[Any, Any, Stats | dict[str, Stats]]:
+    """Do as ``stats``, awaited."""
+    from asgiref.sync import sync_to_async
+
+    ask: Any = stats
+    return sync_to_async(ask)(since, by=by)
+
+
+def _start(since: datetime | timedelta | None) -> datetime | None:
+    if since is None:
+        return None
+    try:
+        if isinstance(since, timedelta):
+            since = datetime.now(UTC) - since
+        if isinstance(since, datetime) and since.tzinfo is not None:
+            return since.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    except OverflowError:
+        return None
+    raise InvalidRequest("since= must be a datetime with a time zone, a timedelta, or None.")
+
+
+_Made = dict[str, dict[str, int]]
+"""Sums by outcome and name."""
+
+
+def _sums(start: datetime | None, by: By | None) -> dict[str, _Made]:
+    from django.db.models import Sum
+
+    from llmcache.engine import process
+    from llmcache.models import TenantDay, UsageBucket
+
+    table: type[TenantDay | UsageBucket] = TenantDay if by == "tenant" else UsageBucket
+    rows = table._default_manager.using(process.current().settings.database).order_by()
+    if start is not None:
+        rows = rows.filter(day__gte=start.date()) if by == "tenant" else rows.filter(hour__gte=start)
+    groups = ("outcome",) if by is None else ("outcome", by)
+    made: defaultdict[str, _Made] = defaultdict(dict)
+    for row in rows.values(*groups).annotate(**{f"sum_{name}": Sum(name) for name in _SUMS}):
+        made["" if by is None else row[by]][row["outcome"]] = {name: int(row[f"sum_{name}"]) for name in _SUMS}
+    return made
+
+
+def _stats(made: _Made) -> Stats:
+    def count(outcome: str) -> int:
+        return made.get(outcome, {}).get("count", 0)
+
+    def total(name: str) -> int:
+        return sum(sums[name] for sums in made.values())
+
+    answered = count("hit") + count("stale") + count("collapsed")
+    asked = answered + count("miss")
+    return Stats(
+        hits=count("hit"),
+        stale=count("stale"),
+        misses=count("miss"),
+        collapsed=count("collapsed"),
+        bypasses=count("bypass"),
+        errors=count("error"),
+        hit_rate=answered / asked if asked else None,
+        seconds_saved=total("saved_ms") / 1_000,
+        spent_usd=Decimal(total("spent_pico_usd")) / PICO,
+        saved_usd=Decimal(total("avoided_pico_usd")) / PICO,
+        saved_unknown=total("avoided_unknown"),
+        calls=total("attempts"),
+        calls_in_doubt=total("in_doubt"),
+        in_doubt_usd=None if total("in_doubt_unbounded") else Decimal(total("in_doubt_pico_usd")) / PICO,
+        calls_unpriced=total("unpriced"),
+    )
