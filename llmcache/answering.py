@@ -95,6 +95,7 @@ def _call(
     return call
 
 
+@sensitive_variables()
 async def _answered(now: Runtime, call: Call, port: Port, needs_rest: bool) -> Answered:
     answered = await _counted(now, call, port)
     if needs_rest and answered.rest is None:
@@ -106,7 +107,6 @@ async def _answered(now: Runtime, call: Call, port: Port, needs_rest: bool) -> A
 async def _counted(now: Runtime, call: Call, port: Port) -> Answered:
     """Return how a call was answered, and count it."""
     kind, model = call.plan.kind, call.plan.model
-    now.counts.begin()
     try:
         answered = await resolve(call, port)
     except LLMCacheError:

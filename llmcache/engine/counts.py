@@ -178,10 +178,6 @@ class Counts:
         self._on_first()
         return mine
 
-    def begin(self) -> None:
-        """Make the calling thread known before it has anything to count."""
-        _ = self._local.mine
-
     def count(self, tally: Tally) -> None:
         """Add one call to the calling thread's totals."""
         mine = self._local.mine

@@ -1,13 +1,14 @@
 """The gate between the ledger's writer and the callers' transactions on SQLite.
 
 SQLite has one writer. A transaction that has read and then wants to write fails at once when another has written, or is
-about to, in between. So the writer goes through only while no connection that callers have shown is inside a
-transaction, and while it is inside, their statements wait: at most ``WAIT_SECONDS`` until it gives up, or until the
-commit that it has begun is through.
+about to, in between. So the writer goes through only while no connection of this process is inside a transaction, and
+while it is inside, statements on them wait: at most ``WAIT_SECONDS`` until it gives up, or until the commit that it has
+begun is through. Connections are known from the moment they are made, because Django tells.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import weakref
@@ -16,6 +17,9 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
+
+from llmcache.engine import isolation
 
 WAIT_SECONDS: Final = 0.005
 """How long a caller's statement waits before the writer has to give up."""
@@ -28,7 +32,7 @@ class GivenUpError(Exception):
 
 
 class Gate:
-    """One process's gate."""
+    """One process's gate to the database of an alias."""
 
     def __init__(self) -> None:
         self.reset_after_fork()
@@ -44,21 +48,28 @@ class Gate:
     def show(self, connection: BaseDatabaseWrapper) -> None:
         """Let the writer look at a connection of the calling thread from now on."""
         with self._changed:
-            if connection in self._shown:
-                return
             self._shown.add(connection)
         if self._wait_outside not in connection.execute_wrappers:
             connection.execute_wrappers.insert(0, self._wait_outside)
 
-    def is_clear(self) -> bool:
-        """Return whether no shown connection is inside a transaction."""
+    def hide(self, connection: BaseDatabaseWrapper) -> None:
+        """Look at a connection no more: it is the writer's own."""
+        with self._changed:
+            self._shown.discard(connection)
+        if self._wait_outside in connection.execute_wrappers:
+            connection.execute_wrappers.remove(self._wait_outside)
+
+    def is_clear(self, alias: str) -> bool:
+        """Return whether no connection to a database of this alias is inside a transaction."""
         return not any(
-            connection.connection is not None and (connection.in_atomic_block or not connection.autocommit)
-            for connection in list(self._shown)
+            connection.alias == alias
+            and connection.connection is not None
+            and (connection.in_atomic_block or not connection.autocommit)
+            for connection in self._shown.copy()
         )
 
     @contextmanager
-    def passed(self) -> Generator[bool]:
+    def passed(self, alias: str) -> Generator[bool]:
         """Go inside, or be told that somebody is in a transaction.
 
         Inside, call ``require_patience`` before each statement and ``commit`` before the commit.
@@ -66,14 +77,14 @@ class Gate:
         with self._changed:
             # From here on a statement waits, so a transaction that begins after the look has not read yet.
             self._inside, self._wanted = threading.get_ident(), False
-            clear = self.is_clear()
+            clear = self.is_clear(alias)
             if not clear:
                 self._inside = None
         try:
             yield clear
         finally:
             with self._changed:
-                self._inside, self._committing = None, False
+                self._inside, self._committing, self._wanted = None, False, False
                 self._changed.notify_all()
 
     def require_patience(self) -> None:
@@ -106,3 +117,17 @@ class Gate:
                 if left <= 0:
                     return
                 self._changed.wait(left)
+
+
+gate = Gate()
+os.register_at_fork(after_in_child=gate.reset_after_fork)
+
+
+def _show_when_made(connection: BaseDatabaseWrapper, **_: Any) -> None:
+    if connection.vendor == "sqlite" and not isolation.in_tests():
+        gate.show(connection)
+
+
+def watch() -> None:
+    """Look at every connection to SQLite that this process makes from now on."""
+    connection_created.connect(_show_when_made, dispatch_uid="llmcache.money.gate")

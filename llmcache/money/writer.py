@@ -19,7 +19,7 @@ from django.db import OperationalError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from llmcache.engine.counts import Collected, hour_of
-from llmcache.money.gate import Gate, GivenUpError
+from llmcache.money.gate import Gate, GivenUpError, gate
 from llmcache.money.journal import OwnFile
 from llmcache.money.journal_files import (
     JournalContents,
@@ -172,7 +172,7 @@ class Importer:
         if self._gate is None:
             return write()
         try:
-            with self._gate.passed() as clear:
+            with self._gate.passed(self._using) as clear:
                 if not clear:
                     raise _LaterError
                 with transaction.atomic(using=self._using):
@@ -199,12 +199,10 @@ class Writer:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._using = runtime.settings.database
-        self.gate = Gate()
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
         """Begin without a thread: the parent's is not in this process."""
-        self.gate.reset_after_fork()
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
         self._stopping = False
@@ -215,17 +213,7 @@ class Writer:
         self._importer: Importer | None = None
 
     def begin(self) -> None:
-        """Let the calling thread's connection be seen, and the thread run; called once for each calling thread."""
-        self._show()
-        self._start()
-
-    def _show(self) -> None:
-        # Looking a connection up opens nothing.
-        connection: Any = connections[self._using] if self._using in connections.settings else None
-        if connection is not None and connection.vendor == "sqlite":
-            self.gate.show(connection)
-
-    def _start(self) -> None:
+        """Let the thread run; called once for each calling thread."""
         with self._changed:
             if self._stopping or (self._thread is not None and self._thread.is_alive()):
                 return
@@ -240,7 +228,7 @@ class Writer:
 
     def flush(self, timeout: float) -> bool:
         """Bring everything up to now into the database; whether that was done within ``timeout`` seconds."""
-        self._start()
+        self.begin()
         until = time.monotonic() + timeout
         with self._changed:
             while self._thread is not None:
@@ -341,14 +329,12 @@ class Writer:
                 cursor.execute("PRAGMA busy_timeout = 0")
             wary: Any = connection
             wary.transaction_mode = "IMMEDIATE"
-            connection.execute_wrappers[:] = [self._with_patience]
+            gate.hide(connection)
+            if _with_patience not in connection.execute_wrappers:
+                connection.execute_wrappers.append(_with_patience)
         if self._importer is None:
-            self._importer = Importer(self._runtime, self.gate if on_sqlite else None)
+            self._importer = Importer(self._runtime, gate if on_sqlite else None)
         return self._importer
-
-    def _with_patience(self, execute: Callable[..., Any], *statement: Any) -> Any:
-        self.gate.require_patience()
-        return execute(*statement)
 
     def _note_trouble(self, error: Exception) -> None:
         """Log once for each change of what is wrong."""
@@ -361,6 +347,12 @@ class Writer:
             "cost until it can. When tables are missing, run: manage.py migrate",
             self._using, name, str(error).splitlines()[0][:200] if str(error) else "",
         )  # fmt: skip
+
+
+def _with_patience(execute: Callable[..., Any], *statement: Any) -> Any:
+    """Run a statement of the writer's unless a caller has waited for long enough."""
+    gate.require_patience()
+    return execute(*statement)
 
 
 def _is_busy(error: Exception) -> bool:

@@ -32,8 +32,7 @@ class override_llmcache(override_settings):  # noqa: N801  # named as Django's o
         """Let the class's tests run with the changes; a subclass adds its own, and wins."""
         if not issubclass(cls, SimpleTestCase):
             raise TypeError("Only subclasses of Django's SimpleTestCase can be decorated with override_llmcache.")
-        if "_llmcache_changes" not in cls.__dict__:
-            _merge_at_set_up(cls)
+        _merge_at_set_up(cls)
         cls._llmcache_changes = {**getattr(cls, "_llmcache_changes", {}), **self._changes}  # pyright: ignore[reportAttributeAccessIssue]
         return cls
 
@@ -52,16 +51,14 @@ def _merge_at_set_up(cls: Any) -> None:
     set_up = cls.setUpClass.__func__
 
     def setUpClass(klass: Any) -> None:
-        own, options = "_overridden_settings" in klass.__dict__, klass._overridden_settings
-        base = (options or {}).get("LLMCACHE", getattr(settings, "LLMCACHE", {}))
-        klass._overridden_settings = {**(options or {}), "LLMCACHE": merged(base, klass._llmcache_changes)}
+        before = klass._overridden_settings
+        options = before or {}
+        base = options.get("LLMCACHE", getattr(settings, "LLMCACHE", {}))
+        klass._overridden_settings = {**options, "LLMCACHE": merged(base, klass._llmcache_changes)}
         try:
             set_up(klass)
         finally:
             # The class may run again, on other settings.
-            if own:
-                klass._overridden_settings = options
-            else:
-                del klass._overridden_settings
+            klass._overridden_settings = before
 
     cls.setUpClass = classmethod(setUpClass)

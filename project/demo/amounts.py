@@ -8,6 +8,8 @@ from typing import Final
 NOTHING: Final = "—"
 ABOUT: Final = "≈"
 """What stands before a number that comes from buckets."""
+AT_LEAST: Final = "≥"
+"""What stands before a sum of which a part is not known."""
 _UNITS: Final = (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1))
 _CENT: Final = Decimal("0.01")
 
@@ -49,3 +51,8 @@ def money(dollars: Decimal) -> str:
     size = abs(dollars)
     places = 2 if size >= 1 else 4 if size >= _CENT else max(6, 1 - size.adjusted())
     return f"{'-' if dollars < 0 else ''}${size:,.{places}f}"
+
+
+def pico_money(pico_usd: int) -> str:
+    """Return 10**-12 US dollars as ``money`` does."""
+    return money(Decimal(pico_usd) / 10**12)

@@ -32,6 +32,15 @@ class DemoRun(models.Model):
     outcomes = models.JSONField()
     # What the sandbox has charged; of OpenAI's API, the misses.
     provider_calls = models.PositiveIntegerField()
+    # What the ledger says of the run, money in 10**-12 US dollars; null where it says nothing.
+    spent_pico_usd = models.BigIntegerField(null=True)
+    saved_pico_usd = models.BigIntegerField(null=True)
+    # Calls that saved what is not known.
+    saved_unknown = models.IntegerField(null=True)
+    calls_in_doubt = models.IntegerField(null=True)
+    # The most that calls in doubt can have cost; null where that has no bound.
+    in_doubt_pico_usd = models.BigIntegerField(null=True)
+    calls_unpriced = models.IntegerField(null=True)
     # How many values differed from what people read in the text.
     unlike_gold = models.PositiveIntegerField()
     # By outcome, and of all hits together as "hit": what latencies.measured returns.

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from django.utils import timezone
 
-from project.demo import reports
+from project.demo import ledger, reports
 from project.demo.data import Request
 from project.demo.latencies import measured
 from project.demo.models import DemoRun
@@ -19,12 +19,13 @@ def run_log(
     log: list[Request], *, threads: int, mode: DemoRun.Mode, provider: Provider, on_progress: Callable[[int], object]
 ) -> tuple[DemoRun, Replayed]:
     """Run the log, keep its numbers, and return the row and all that came of the requests."""
-    began = timezone.now()
+    before, began = ledger.sums(), timezone.now()
     came = replay(log, threads=threads, separate_tenants=mode == DemoRun.Mode.SEPARATE, on_progress=on_progress)
     run = _row(came, began)
     run.threads, run.mode, run.provider = threads, mode, provider.name
     run.provider_calls = provider.calls(came.outcomes["miss"])
     run.complete = came.requests == len(log)
+    ledger.note(run, before, ledger.sums())
     run.save()
     return run, came
 

@@ -108,7 +108,11 @@ def _table(runs: list[DemoRun]) -> dict[str, object]:
     """Return a row for each figure, and a cell in it for each of the last runs and one for all of them."""
     shown = runs[:SHOWN_RUNS]
     rows = reports.rows([*(reports.figures([run]) for run in shown), reports.figures(runs)])
-    return {"runs": shown, "rows": [(label, cells[:-1], cells[-1]) for label, cells in rows]}
+    return {
+        "runs": shown,
+        "rows": [(label, cells[:-1], cells[-1]) for label, cells in rows],
+        "at_least": any(cell.startswith(amounts.AT_LEAST) for _, cells in rows for cell in cells),
+    }
 
 
 def _last(runs: list[DemoRun]) -> dict[str, object] | None:
@@ -121,6 +125,8 @@ def _last(runs: list[DemoRun]) -> dict[str, object] | None:
         "run": runs[0],
         "hit_rate": amounts.percent(figures.hit_rate),
         "provider_calls": f"{figures.provider_calls:,}",
+        "spent": figures.spent.shown(amounts.pico_money),
+        "saved": figures.saved.shown(amounts.pico_money),
         "requests": f"{figures.requests:,}",
         "hit": amounts.NOTHING if hit is None else amounts.duration(hit.median_ns, hit.exact),
         "miss": amounts.NOTHING if miss is None else amounts.duration(miss.median_ns, miss.exact),

@@ -1,11 +1,13 @@
 """The demo command, run as a newcomer runs it: in processes of its own, with files of its own."""
 
+import contextlib
 import csv
 import itertools
 import os
 import pty
 import re
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -18,8 +20,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcache.testing.sandbox import Sandbox, faults
+from llmcache.testing.sandbox import Sandbox, faults, read_charges
 from project.demo import data
+from project.demo.amounts import pico_money
 from project.demo.latencies import latency, measured
 from tests.flows.newcomer import ROOT, environment, manage, real_api
 
@@ -83,6 +86,74 @@ def test_a_second_run_asks_nobody(var: Path) -> None:
     # Nor does the recipe ask anybody: its one call was made in the first run.
     charged = [len(path.read_bytes().splitlines()) for path in sorted((var / "sandbox").iterdir())]
     assert sorted(charged) == [0, calls + 1]
+
+
+def money_kept(var: Path) -> list[tuple[int | None, int | None]]:
+    """What each run has spent and saved, in 10**-12 US dollars, as its row has it."""
+    with contextlib.closing(sqlite3.connect(var / "db.sqlite3")) as database:
+        return database.execute("SELECT spent_pico_usd, saved_pico_usd FROM demo_demorun ORDER BY id").fetchall()
+
+
+def test_spent_is_the_providers_bill_and_saved_what_hits_did_not_pay_again(var: Path) -> None:
+    # One thread asks in the order of the log: the n-th charge is that of the n-th new text, and the last the recipe's.
+    first = demo(var, "--threads", "1")
+    assert first.returncode == 0, first.stderr
+    (charges,) = (var / "sandbox").iterdir()
+    *bill, _ = [charge["price_pico_usd"] for charge in read_charges(charges)]
+    texts = [request.text for request in data.read_log(REQUESTS)]
+    costs = dict(zip(dict.fromkeys(texts), bill, strict=True))
+    spent, again = sum(bill), sum(costs[text] for text in texts)
+    table = cells(first.stdout)
+    assert table["spent"] == [pico_money(spent)] * 2
+    assert table["saved"] == [pico_money(again - spent)] * 2
+    assert table["calls in doubt"] == table["calls unpriced"] == ["0", "0"]
+
+    second = cells(demo(var).stdout)
+    assert second["spent"] == ["$0", pico_money(spent)]
+    assert second["saved"] == [pico_money(again), pico_money(again + again - spent)]
+    assert money_kept(var) == [(spent, again - spent), (0, again)]
+
+
+def test_threads_at_once_spend_what_the_provider_charges(var: Path) -> None:
+    assert demo(var, "--latency-ms", "5").returncode == 0
+    (charges,) = (var / "sandbox").iterdir()
+    *bill, _ = [charge["price_pico_usd"] for charge in read_charges(charges)]
+    ((spent, _),) = money_kept(var)
+    assert spent == sum(bill)
+
+
+def test_runs_from_before_the_ledger_have_no_money(tmp_path: Path) -> None:
+    assert manage(tmp_path, "migrate", "--verbosity", "0", "demo", "0001").returncode == 0
+    with contextlib.closing(sqlite3.connect(tmp_path / "db.sqlite3")) as database, database:
+        database.execute(
+            "INSERT INTO demo_demorun (started_at, seconds, threads, mode, provider, requests, outcomes,"
+            " provider_calls, unlike_gold, latencies, complete)"
+            " VALUES ('2026-01-01', 1, 8, 'shared', 'sandbox', 20, '{}', 20, 0, '{}', 1)"
+        )
+    early = demo(tmp_path)
+    assert early.returncode == 1
+    assert "manage.py migrate" in early.stderr
+    assert manage(tmp_path, "migrate", "--verbosity", "0").returncode == 0
+    done = demo(tmp_path)
+    table = cells(done.stdout)
+    assert table["requests"] == ["400", "420"]
+    assert table["spent"][1] == f"≥ {table['spent'][0]}"
+    assert table["calls in doubt"] == ["0", "≥ 0"]
+    assert "≥ is at least" in done.stdout
+    assert money_kept(tmp_path)[0] == (None, None)
+
+
+def test_calls_that_may_have_been_charged_are_in_doubt_and_those_without_a_price_unpriced(var: Path) -> None:
+    with Sandbox() as provider:
+        # Only one text's call is lost, each time that it is tried.
+        provider.fail(faults.reset_after_charge(), times=None, text="2 stalks celery, chopped coarse")
+        done = demo(var, "--yes", "--threads", "1", "--requests", "20", **real_api(provider))
+    table = cells(done.stdout)
+    assert table["errors"] == ["1", "1"]
+    # Nobody knows the prices of a server of one's own.
+    assert table["spent"] == ["≥ $0", "≥ $0"]
+    assert table["calls unpriced"] == ["19", "19"]
+    assert table["calls in doubt"] == ["3, of unknown cost"] * 2
 
 
 def test_output_that_nobody_watches_is_plain_lines(var: Path) -> None:

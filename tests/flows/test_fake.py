@@ -213,6 +213,15 @@ def test_an_error_is_the_providers(
     assert [record.facts["in_doubt"] for record in ended] == [cost is None] * 2 * attempts
 
 
+def test_nobody_waits_before_an_attempt_is_made_again(no_backoff: list[float]) -> None:
+    with fake() as provider:
+        provider.answer(Person, llmcache.RateLimited("Slow down.", retry_after=20))
+        with pytest.raises(llmcache.RateLimited) as caught:
+            llmcache.extract("Ada is here", Person)
+    assert caught.value.attempts == 3
+    assert no_backoff == [0, 0]
+
+
 @pytest.mark.parametrize(
     ("taught", "attempts"), [(llmcache.Refused, 1), (llmcache.Truncated, 1), (llmcache.ValidationFailed, 2)]
 )

@@ -185,6 +185,34 @@ def test_it(llmcache_fake, assert_provider_calls):
     assert "1 x int of openai/gpt-5-mini (not_found)" in output
 
 
+PAGE = Path(__file__).parents[2] / "docs" / "testing.md"
+
+
+def test_the_pages_examples_run(suite: Suite, tmp_path: Path) -> None:
+    """As files of one project: each block says which, under pytest and under Django's runner."""
+    files = {"their_settings.py": SETTINGS}
+    for name, block in re.findall(
+        r"^```python\n# (\w+\.py)[^\n]*\n(.*?)^```", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL
+    ):
+        files[name] = files.get(name, "") + block
+    assert set(files) == {"their_settings.py", "inbox.py", "test_inbox.py", "tests.py"}
+    variables = {"DJANGO_SETTINGS_MODULE": "their_settings"}
+    assert passed(suite(files, "test_inbox.py", "tests.py", **variables)) == 9
+    environment = {**os.environ, **variables, "PYTHONPATH": str(tmp_path), "HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "django", "test", "--pattern", "tests.py"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Ran 2 tests" in done.stderr
+    assert list((tmp_path / "home").iterdir()) == []
+
+
 LOADED = """
 import sys
 def test_it():

@@ -52,7 +52,7 @@ def test_djangos_runner(database: str, options: tuple[str, ...], sandbox: Sandbo
 )
 def test_pytest(database: str, options: tuple[str, ...], sandbox: Sandbox, make_toy: MakeToy) -> None:
     toy = make_toy(database, sandbox.base_url)
-    ran = toy.run("-m", "pytest", *options).stdout
+    ran = toy.run("-m", "pytest", f"--basetemp={toy.folder}/pytest", *options).stdout
     assert re.search(rf"^=* {DJANGO_TESTS + PYTEST_TESTS} passed in ", ran, flags=re.MULTILINE), ran
     assert sandbox.calls >= DJANGO_TESTS + PYTEST_TESTS + 1
     assert_nothing_left(toy)

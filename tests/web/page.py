@@ -16,7 +16,7 @@ class Page(HTMLParser):
         self.forms: list[dict[str, str]] = []
         """Names and values of each form's inputs, with ``action``; of its buttons, none."""
         self.facts: dict[str, str] = {}
-        """The terms of description lists, and what they are."""
+        """The terms of description lists, and what they are; the first of each."""
         self.headings: list[tuple[int, str]] = []
         """Level and text."""
         self.labelled: set[str | None] = set()
@@ -45,6 +45,9 @@ class Page(HTMLParser):
             self.headings.append((int(tag[1]), ""))
         elif tag == "dt":
             self._term = ""
+        elif tag == "dd" and self._term in self.facts:
+            self._term = f"{self._term} again"
+            self.facts[self._term] = ""
         elif tag == "dd":
             self.facts[self._term] = ""
 

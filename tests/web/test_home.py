@@ -28,6 +28,12 @@ def keep_run(number: int = 0, **changes: object) -> DemoRun:
         "requests": 20_000,
         "outcomes": {"miss": 12_182, "memory": 7_800, "collapsed": 18},
         "provider_calls": 12_182,
+        "spent_pico_usd": 37_999_751_778_698,
+        "saved_pico_usd": 24_204_124_481_228,
+        "saved_unknown": 0,
+        "calls_in_doubt": 0,
+        "in_doubt_pico_usd": 0,
+        "calls_unpriced": 0,
         "unlike_gold": 0,
         "latencies": {
             "memory": measured([9_000, 12_340, 80_000]),
@@ -44,6 +50,8 @@ def second_run(number: int = 1) -> DemoRun:
         number,
         outcomes={"disk": 12_182, "memory": 7_818},
         provider_calls=0,
+        spent_pico_usd=0,
+        saved_pico_usd=62_203_876_259_926,
         latencies={"disk": measured([60_000]), "memory": measured([9_000]), "hit": measured([9_000, 60_000])},
     )
 
@@ -76,6 +84,8 @@ def test_a_run_is_shown_in_the_numbers_of_the_commands_table(home: Callable[[], 
     numbers = {label: shown for label, shown, _ in rows}
     assert numbers["hit rate"] == "39.09 %"
     assert numbers["provider calls"] == "12,182"
+    assert (numbers["spent"], numbers["saved"]) == ("$38.00", "$24.20")
+    assert (numbers["calls in doubt"], numbers["calls unpriced"]) == ("0", "0")
     assert numbers["hit latency, median"] == "12.3 µs"
     assert numbers["hit latency, p99"] == "80.0 µs"
     assert numbers["miss latency, median"] == "2.50 ms"
@@ -89,11 +99,45 @@ def test_all_runs_are_added_up(home: Callable[[], Page]) -> None:
     assert [heading[:12] for heading in headings[1:]] == ["1 Mar, 10:30", "1 Mar, 09:30", "all 2 runs"]
     numbers = {label: total for label, _, _, total in rows}
     assert (numbers["requests"], numbers["provider calls"]) == ("40,000", "12,182")
+    assert (numbers["spent"], numbers["saved"]) == ("$38.00", "$86.41")
     assert (numbers["hits: memory"], numbers["hits: disk"]) == ("15,618", "12,182")
     assert numbers["hit rate"] == "69.55 %"
     assert numbers["hit latency, median"].startswith("≈ ")
     # Only one run had any: nothing had to be put together.
     assert numbers["miss latency, median"] == "2.50 ms"
+
+
+NO_MONEY = dict.fromkeys(
+    ("spent_pico_usd", "saved_pico_usd", "saved_unknown", "calls_in_doubt", "in_doubt_pico_usd", "calls_unpriced")
+)
+
+
+def test_money_that_nobody_noted_is_no_zero(home: Callable[[], Page]) -> None:
+    keep_run(**NO_MONEY)
+    money = ("spent", "saved", "calls in doubt", "calls unpriced")
+    page = home()
+    numbers = {label: (shown, total) for label, shown, total in page.rows[1:]}
+    assert [numbers[label] for label in money] == [("—", "—")] * 4
+    assert page.facts["spent"] == page.facts["saved"] == "—"
+    assert "≥" not in page.text
+    second_run()
+    page = home()
+    numbers = {label: (old, total) for label, _, old, total in page.rows[1:]}
+    assert numbers["spent"] == ("—", "≥ $0")
+    assert numbers["saved"] == ("—", "≥ $62.20")
+    assert numbers["calls unpriced"] == ("—", "≥ 0")
+    assert "≥ is at least" in page.text
+
+
+def test_what_may_have_been_charged_stands_beside_what_was_spent(home: Callable[[], Page]) -> None:
+    keep_run(calls_in_doubt=3, in_doubt_pico_usd=45_000_000_000, calls_unpriced=1, saved_unknown=2)
+    keep_run(1, calls_in_doubt=1, in_doubt_pico_usd=None)
+    numbers = {label: cells for label, *cells in home().rows[1:]}
+    assert numbers["spent"] == ["≥ $38.00", "≥ $38.00", "≥ $76.00"]
+    assert numbers["saved"] == ["$24.20", "≥ $24.20", "≥ $48.41"]
+    assert numbers["calls in doubt"] == ["1, of unknown cost", "3, ≤ $0.0450", "4, of unknown cost"]
+    assert numbers["calls unpriced"] == ["0", "1", "1"]
+    assert numbers["hits that saved what is not known"] == ["0", "2", "2"]
 
 
 def test_a_run_without_answers_has_dashes(home: Callable[[], Page]) -> None:

@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable
+from contextlib import closing
 from decimal import Decimal
 from typing import Any
 
@@ -225,9 +226,7 @@ def test_a_provider_that_is_gone_is_told(asked: Sandbox, address: str) -> None:
 
 
 @views
-def test_where_nobody_is_there_to_ask_only_known_answers_are_given(
-    asked: Sandbox, settings: Any, address: str
-) -> None:
+def test_where_nobody_is_there_to_ask_only_known_answers_are_given(asked: Sandbox, settings: Any, address: str) -> None:
     by_wsgi(address, LINE)
     settings.SANDBOX_URL = None
     assert page_of(by_wsgi(address, LINE)).facts["cost"] == "$0"
@@ -358,18 +357,27 @@ def test_spans_of_time_have_two_units(seconds: float, shown: str) -> None:
 
 
 @async_to_sync
-async def first_message(scope: dict[str, Any]) -> dict[str, Any]:
-    application = ApplicationCommunicator(asgi.application, scope)
+async def from_asgi(path: str) -> tuple[int, bytes]:
+    application = ApplicationCommunicator(asgi.application, AsyncRequestFactory()._base_scope(path=path))
     await application.send_input({"type": "http.request", "body": b""})
-    message: dict[str, Any] = await application.receive_output(timeout=30)
+    begin, body, more = await application.receive_output(timeout=30), b"", True
+    while more:
+        message = await application.receive_output(timeout=30)
+        body, more = body + message.get("body", b""), message.get("more_body", False)
     await application.wait(timeout=30)
-    return message
+    return begin["status"], body
 
 
-def test_the_project_is_an_asgi_and_a_wsgi_application() -> None:
-    scope = AsyncRequestFactory()._base_scope(path="/")
-    assert first_message(scope)["status"] == 200
+def from_wsgi(path: str) -> tuple[int, bytes]:
     begun: list[str] = []
-    body = wsgi.application(RequestFactory()._base_environ(), lambda status, headers: begun.append(status))
-    assert begun == ["200 OK"]
-    assert b"<h1>" in b"".join(body)
+    environ = RequestFactory()._base_environ(PATH_INFO=path)
+    with closing(wsgi.application(environ, lambda status, headers: begun.append(status))) as response:
+        return int(begun[0].split()[0]), b"".join(response)
+
+
+@pytest.mark.parametrize("get", [from_asgi, from_wsgi], ids=["ASGI", "WSGI"])
+def test_the_project_is_an_application_with_its_styles(get: Callable[[str], tuple[int, bytes]]) -> None:
+    status, body = get("/")
+    assert (status, Page(body.decode()).headings[0][0]) == (200, 1)
+    status, body = get("/static/demo/site.css")
+    assert (status, b"--accent" in body) == (200, True)

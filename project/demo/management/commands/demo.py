@@ -11,7 +11,8 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import OperationalError
+from django.db import OperationalError, connection
+from django.db.migrations.executor import MigrationExecutor
 
 import llmcache
 from project.demo import amounts, data, reports
@@ -96,6 +97,12 @@ class Command(BaseCommand):
         show.table(title, ("this run", "all runs"), rows)
         if any(cell.startswith(amounts.ABOUT) for _, cells in rows for cell in cells):
             show.line(f"{amounts.ABOUT} is within 5 %: only this run's latencies are known one by one.")
+        if any(cell.startswith(amounts.AT_LEAST) for _, cells in rows for cell in cells):
+            show.line(f"{amounts.AT_LEAST} is at least so much: of a part it is not known.")
+        if run.spent_pico_usd is None:
+            show.line(
+                "What it cost is not known: not all calls could be brought into the ledger. The journal has them."
+            )
 
     @contextlib.contextmanager
     def _provider(
@@ -150,9 +157,12 @@ def _mode() -> DemoRun.Mode:
 def _require_tables() -> None:
     """Fail before the first request, not when its numbers are to be kept."""
     try:
-        DemoRun.objects.exists()
+        executor = MigrationExecutor(connection)
+        missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
     except OperationalError as error:
-        raise CommandError(f"The database is not ready ({error}). Run: python manage.py migrate") from None
+        raise CommandError(f"The database cannot be used ({error}).") from None
+    if missing:
+        raise CommandError("The database is not ready: there are migrations to apply. Run: python manage.py migrate")
 
 
 def _failure(came: Replayed, log: list[Request], provider: Provider) -> CommandError | None:
