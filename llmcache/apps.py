@@ -4,7 +4,7 @@ from django.apps import AppConfig
 
 
 class LLMCacheConfig(AppConfig):
-    """Registers the system checks, and sees to it that the ledger knows of connections to SQLite; opens nothing."""
+    """Registers the system checks, and looks at connections as the project makes them; opens nothing."""
 
     name = "llmcache"
     verbose_name = "LLM cache"
@@ -13,7 +13,9 @@ class LLMCacheConfig(AppConfig):
     def ready(self) -> None:
         """Register the system checks, and look at connections as they are made."""
         from llmcache import checks
+        from llmcache.engine import isolation
         from llmcache.money import gate
 
         checks.register()
         gate.watch()
+        isolation.watch()

@@ -22,8 +22,9 @@ TAG = "llmcache"
 
 
 def register() -> None:
-    """Register all checks under the tag ``llmcache``."""
+    """Register all checks under the tag ``llmcache``; that of tables runs with ``check --database`` only."""
     checks.register(check_llmcache, TAG)
+    checks.register(check_tables, TAG, checks.Tags.database)
 
 
 def check_llmcache(app_configs: Sequence[AppConfig] | None = None, **_: Any) -> list[checks.CheckMessage]:
@@ -38,7 +39,54 @@ def check_llmcache(app_configs: Sequence[AppConfig] | None = None, **_: Any) -> 
             for problem in found
         ]
     settings = conf.read(raw)
-    return [*_tiers(settings), *_provider(settings), *_folders(settings), *_misspelt()]
+    return [*_tiers(settings), *_provider(settings), *_ledger(settings), *_folders(settings), *_misspelt()]
+
+
+def check_tables(databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
+    """Return a warning when the ledger's tables are not migrated in one of these databases."""
+    from django.db import connections
+    from django.db.migrations.executor import MigrationExecutor
+
+    raw = getattr(django_settings, "LLMCACHE", {})
+    if conf.problems(raw) or (alias := conf.read(raw).database) not in (databases or ()):
+        return []
+    executor = MigrationExecutor(connections[alias])
+    targets = [key for key in executor.loader.graph.leaf_nodes() if key[0] == "llmcache"]
+    if not executor.migration_plan(targets):
+        return []
+    return [
+        checks.Warning(
+            f"The ledger's tables are not up to date in the database {alias!r}: calls are answered, and what they cost "
+            "waits in the journal.",
+            hint=f"Run: manage.py migrate llmcache --database={alias}",
+            id="llmcache.W006",
+        )
+    ]
+
+
+def _ledger(settings: conf.Settings) -> list[checks.CheckMessage]:
+    from django.db import connections
+
+    known: dict[str, Any] = connections.settings
+    if settings.database not in known:
+        return [
+            checks.Error(
+                f"LLMCACHE['DATABASE'] names {settings.database!r}, which is not in DATABASES "
+                f"(there are: {', '.join(sorted(known))}).",
+                hint="Add it to DATABASES, or name another.",
+                id="llmcache.E007",
+            )
+        ]
+    if settings.ledger_sync and "sqlite" in str(known[settings.database].get("ENGINE")):
+        return [
+            checks.Warning(
+                "LLMCACHE['LEDGER_SYNC'] has no effect on SQLite, where a caller in a transaction would wait for the "
+                "ledger and the ledger for the caller.",
+                hint="Leave it out, or use PostgreSQL or MySQL.",
+                id="llmcache.W005",
+            )
+        ]
+    return []
 
 
 def _misspelt() -> list[checks.CheckMessage]:

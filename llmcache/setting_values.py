@@ -75,7 +75,7 @@ def allowance(value: Any) -> Allowance | None:
     """Read which providers may be called: all, none, or those on loopback; None when the project does not say."""
     if value is not None and type(value) is not bool and value != "loopback":
         raise UnusableError("must be True, False or 'loopback', or None")
-    return cast("Allowance | None", value)
+    return value
 
 
 def one_of(*words: str) -> Callable[[Any], str]:

@@ -21,7 +21,7 @@ from llmcache.engine.flights import ABANDONED, Flight, Landing
 from llmcache.engine.ports import INTERRUPTED, PortBase, rejected_facts, stored_facts
 from llmcache.envelope import Entry
 from llmcache.loading import first_time
-from llmcache.money import journal_thread
+from llmcache.money import journal_thread, ledger_sync
 from llmcache.money.journal_files import Event
 from llmcache.providers.base import Body
 from llmcache.tiers.stack import Found
@@ -102,6 +102,7 @@ class AsyncioPort(PortBase):
             await self._note("started", call_id, facts, durable=True)
             if settings.on_ledger_full == "refuse":
                 await workers.files.run(partial(self.require_noted, call_id))
+            await self._write_through(call_id, facts)
         except asyncio.CancelledError:
             self._leave_note("failed", call_id, _NEVER_LEFT)
             raise
@@ -133,6 +134,17 @@ class AsyncioPort(PortBase):
     async def pause(self, seconds: float) -> None:
         self._go_on()
         await asyncio.sleep(departures.pause_before_retry(seconds))
+
+    async def _write_through(self, call_id: str, facts: dict[str, Any]) -> None:
+        """Have the attempt in the database before it leaves, where ``LEDGER_SYNC`` asks for that."""
+        sync = self._runtime.ledger_sync
+        if sync is None:
+            return
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        sync.put(self.start_record(call_id, facts), partial(workers.tell, written, None, None))
+        _, late = await asyncio.wait((written,), timeout=ledger_sync.WAIT_SECONDS)
+        if late:
+            sync.note_delay()
 
     def _go_on(self) -> None:
         """Begin nothing new for a caller who has gone: who waits for this flight elects anew, with its own limits."""

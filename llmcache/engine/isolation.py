@@ -22,6 +22,8 @@ from typing import Any, Final
 
 from django.conf import Settings, UserSettingsHolder, settings
 from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
 
 _RUN: Final = secrets.token_hex(3)
 """Keeps two runs of tests apart in one store; forked children are of their parent's run."""
@@ -29,7 +31,7 @@ _RUN: Final = secrets.token_hex(3)
 _numbers = itertools.count(1)
 _told: int | None = None
 _of_transaction: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
-_latest: tuple[weakref.ref[Any], weakref.ref[Any]] | None = None
+_connections: weakref.WeakSet[BaseDatabaseWrapper] = weakref.WeakSet()
 _lock = threading.Lock()
 
 
@@ -83,17 +85,13 @@ def _worker() -> str:
 
 
 def _number_of_transaction() -> int:
-    """Return the number of the ``TestCase`` transaction that this thread, or the last that had one, is in; else 0."""
-    global _latest
-    for connection in connections.all(initialized_only=True):
+    """Return the number of the innermost ``TestCase`` transaction; 0 outside of all."""
+    # A thread that the test started, or the event loop's, has connections of its own, outside of that transaction: the
+    # one that is open in another thread is the running test's all the same.
+    for connection in (*connections.all(initialized_only=True), *_connections.copy()):
         for atomic in reversed(connection.atomic_blocks):
             if getattr(atomic, "_from_testcase", False):
-                _latest = weakref.ref(atomic), weakref.ref(connection)
                 return _numbered(atomic)
-    # A thread that the test started has connections of its own, outside of the test's transaction.
-    atomic, connection = (part() for part in _latest) if _latest is not None else (None, None)
-    if atomic is not None and connection is not None and atomic in connection.atomic_blocks:
-        return _numbered(atomic)
     return 0
 
 
@@ -103,6 +101,15 @@ def _numbered(atomic: Any) -> int:
         if number is None:
             number = _of_transaction[atomic] = next(_numbers)
         return number
+
+
+def watch() -> None:
+    """Know every connection that this process makes from now on."""
+    connection_created.connect(_know, dispatch_uid="llmcache.engine.isolation")
+
+
+def _know(connection: BaseDatabaseWrapper, **_: Any) -> None:
+    _connections.add(connection)
 
 
 def folder() -> Path:

@@ -20,6 +20,7 @@ from llmcache.engine.call import Attempt, Call, Spent
 from llmcache.engine.flights import ABANDONED, Flight, Landing
 from llmcache.envelope import UNKNOWN_COST, Entry
 from llmcache.exceptions import LedgerFull
+from llmcache.money.journal_files import JournalRecord
 from llmcache.money.pricing import Cost
 from llmcache.providers.base import Body, Failure, Reply
 from llmcache.tiers.stack import Found
@@ -75,6 +76,10 @@ class PortBase:
         )
         return started_facts(call, why, attempt, bound)
 
+    def start_record(self, call_id: str, facts: dict[str, Any]) -> JournalRecord:
+        """Return the journal's first record of an attempt."""
+        return JournalRecord("started", call_id, self._clock.wall(), facts)
+
     def require_noted(self, call_id: str) -> None:
         """Raise ``LedgerFull`` when an attempt's first line is in no file and the settings want it there."""
         if self._runtime.settings.on_ledger_full == "refuse" and self._runtime.journal.withdraw(call_id):
@@ -129,8 +134,11 @@ class BlockingPort(PortBase):
         call_id = str(uuid.uuid4())
         journal = self._runtime.journal
         transport = departures.transport(call, self._runtime.settings)
-        journal.started(call_id, self.started(call, body, why, attempt))
+        facts = self.started(call, body, why, attempt)
+        journal.started(call_id, facts)
         self.require_noted(call_id)
+        if self._runtime.ledger_sync is not None:
+            self._runtime.ledger_sync.write(self.start_record(call_id, facts))
         departures.departed(call, why, attempt)
         began = self._clock.monotonic()
         try:

@@ -18,12 +18,15 @@ from django.core.signals import setting_changed
 from llmcache.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
+    from llmcache.engine.counts import Counts
     from llmcache.engine.runtime import Runtime
 
 _lock = threading.Lock()
 _current: Runtime | None = None
 _of_test: Runtime | None = None
 """The running test's, found anew at each call."""
+_counted: tuple[str | None, Counts] | None = None
+"""A test and what it had counted when a setting changed."""
 
 
 def current() -> Runtime:
@@ -79,6 +82,8 @@ def _make_for(test: str) -> Runtime:
         previous = runtime = _of_test
         if runtime is None or runtime.test != test:
             runtime = _of_test = Runtime(conf.current(), test=test, like=previous)
+            if _counted is not None and _counted[0] == test:
+                runtime.counts = _counted[1]
     if previous is not None and previous is not runtime:
         previous.forget(runtime)
     return runtime
@@ -86,9 +91,12 @@ def _make_for(test: str) -> Runtime:
 
 def install(runtime: Runtime | None) -> None:
     """Put another runtime in force; None means one made from the settings at the next call."""
-    global _current, _of_test
+    global _current, _of_test, _counted
     with _lock:
         previous, _current, _of_test = (_current, _of_test), runtime, None
+        if previous[1] is not None:
+            # The settings have changed within a test, which goes on.
+            _counted = previous[1].test, previous[1].counts
     for each in previous:
         if each is not None and each is not runtime:
             each.close()

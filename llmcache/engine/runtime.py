@@ -16,6 +16,7 @@ from llmcache.engine.counts import Counts
 from llmcache.engine.flights import Flights
 from llmcache.exceptions import ConfigurationError
 from llmcache.money.journal import Journal
+from llmcache.money.ledger_sync import LedgerSync
 from llmcache.money.pricing import PriceBook
 from llmcache.money.writer import Writer
 from llmcache.plans import Plan, Plans
@@ -70,6 +71,7 @@ class Runtime:
             self.prices = PriceBook(settings.prices)
             self._providers: dict[str, OpenAIProvider] = {}
         self.writer = Writer(self)
+        self.ledger_sync = _ledger_sync(settings, self.namespace) if settings.ledger_sync and test is None else None
         # A test's lines and counts are brought into the database by `flush` alone.
         self.counts = Counts(self.writer.begin) if test is None else Counts()
         self._lock = threading.Lock()
@@ -121,6 +123,8 @@ class Runtime:
         """Make locks and flights anew in a child; journal and tiers see to themselves."""
         self._lock = threading.Lock()
         self.writer.reset_after_fork()
+        if self.ledger_sync is not None:
+            self.ledger_sync.reset_after_fork()
         self.counts.reset_after_fork()
         self.flights.reset_after_fork()
         self.plans.reset_after_fork()
@@ -133,6 +137,18 @@ def _journal_folder(settings: conf.Settings, test: str | None) -> Path:
     if test is None or isolation.set_by_test("JOURNAL"):
         return settings.journal or conf.default_journal()
     return isolation.folder() / test / "journal"
+
+
+def _ledger_sync(settings: conf.Settings, namespace: str) -> LedgerSync | None:
+    if settings.database not in connections.settings:
+        raise ConfigurationError(
+            f"LLMCACHE['DATABASE'] names {settings.database!r}, which is not in DATABASES. "
+            "Add it there, or name another."
+        )
+    # On SQLite a caller in a transaction would wait for the ledger, and the ledger for the caller's lock.
+    if connections[settings.database].vendor == "sqlite":
+        return None
+    return LedgerSync(settings.database, namespace)
 
 
 def _default_namespace() -> str:

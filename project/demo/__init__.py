@@ -1,6 +1,9 @@
-"""The demo: a log of real requests, run through ``llmcache.extract`` against a provider on loopback.
+"""The demo: a log of real requests, run through ``llmcache.extract`` against a provider on loopback; and a page to try it.
 
-A run passes ``data`` (the log and the answers to expect), ``providers`` (who is asked), ``replay`` (the threads),
-``latencies`` (medians), ``models.DemoRun`` (what is kept of it), ``reports`` (the numbers, as the terminal and the home
-page show them) and ``screens`` (the terminal). ``types`` has the response types.
+A run passes ``data`` (the log and the answers to expect), ``providers`` (who is asked; ``sandboxed`` has its settings),
+``replay`` (the threads), ``latencies`` (medians), ``ledger`` (what was spent and saved), ``models.DemoRun`` (what is
+kept of it), ``reports`` (the numbers, as the terminal and the home page show them) and ``screens`` (the terminal).
+
+A text that a person types passes ``middleware``, ``forms``, ``views`` and ``answers`` (what came of it, in words).
+``types`` has the response types, ``amounts`` writes numbers as people read them, ``options`` reads those of commands.
 """

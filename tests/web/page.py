@@ -45,10 +45,9 @@ class Page(HTMLParser):
             self.headings.append((int(tag[1]), ""))
         elif tag == "dt":
             self._term = ""
-        elif tag == "dd" and self._term in self.facts:
-            self._term = f"{self._term} again"
-            self.facts[self._term] = ""
         elif tag == "dd":
+            while self._term in self.facts:
+                self._term += " again"
             self.facts[self._term] = ""
 
     def handle_endtag(self, tag: str) -> None:

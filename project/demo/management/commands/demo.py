@@ -30,7 +30,7 @@ _NEXT = """\
 What next:
   make demo                    once more: answers lie on disk, and nobody is asked
   TENANTS=separate make demo   no tenant is given what another has paid for
-  make serve                   then open http://127.0.0.1:8000/
+  make serve                   type a line of your own at http://127.0.0.1:8000/
   README.md                    "From nothing to the first hit", in your own project
   rm -r var                    forget it all and begin anew"""
 
@@ -40,7 +40,7 @@ class Command(BaseCommand):
 
     help = (
         "Run a log of real requests through llmcache.extract() against a sandbox provider on loopback, and show hits, "
-        "provider calls and latencies. TENANTS=separate gives each tenant a name space of its own. "
+        "provider calls, latencies, and what was spent and saved. TENANTS=separate gives each tenant a name space of its own. "
         "LLMCACHE_DEMO_PROVIDER=openai with OPENAI_API_KEY asks OpenAI's API instead, for money."
     )
 
