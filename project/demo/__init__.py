@@ -1,4 +1,4 @@
-"""The demo: a log of real requests, run through ``llmcache.extract`` against a provider on loopback; and a page to try it.
+"""The demo: a log of real requests through ``llmcache.extract``, a provider on loopback, and a page to try it.
 
 A run passes ``data`` (the log and the answers to expect), ``providers`` (who is asked; ``sandboxed`` has its settings),
 ``replay`` (the threads), ``latencies`` (medians), ``ledger`` (what was spent and saved), ``models.DemoRun`` (what is

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import django
@@ -36,7 +37,7 @@ def threads() -> list[str]:
 
 def tcp_sockets() -> set[str]:
     """Return the inodes of this process's TCP sockets."""
-    lines = open("/proc/net/tcp").read().splitlines()[1:]  # noqa: PTH123, SIM115
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     known = {f"socket:[{line.split()[9]}]" for line in lines}
     found: set[str] = set()
     for number in os.listdir("/proc/self/fd"):  # noqa: PTH208
@@ -138,12 +139,12 @@ def fork() -> None:
                     "shared": len(own & tcp_sockets()),
                 }
                 say(**found)
-                # A forked child is no part of the loop it was forked in.
-                threading.Thread(target=in_child).start()
-            except BaseException as error:  # noqa: BLE001
-                say(error=repr(error))
+                # In a thread, for the caller's loop is the parent's: the child must neither use nor close it.
+                thread = threading.Thread(target=in_child)
+                thread.start()
+                thread.join()
+            finally:
                 os._exit(1)
-            return
         outcome = (await call).outcome
         say(parent=outcome, child=os.waitpid(child, 0)[1])
         say(again=(await llmcache.aextract_with_info("Grace", Person)).outcome)

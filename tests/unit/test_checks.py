@@ -8,7 +8,7 @@ from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.test import override_settings
 
-from llmcache.checks import check_llmcache
+from llmcache.checks import check_llmcache, check_tables
 from tests.conftest import llmcache_settings
 
 GOOD: dict[str, Any] = {"PROVIDERS": {"openai": {"api_key": "x"}}}
@@ -58,6 +58,11 @@ def test_an_unknown_key_without_a_neighbour() -> None:
         ("MAX_RETRIES", -1),
         ("MAX_RETRIES", 1.0),
         ("MAX_REASKS", True),
+        ("DATABASE", ""),
+        ("DATABASE", None),
+        ("JOURNAL_MAX_BYTES", 100),
+        ("LEDGER_SYNC", 1),
+        ("ON_LEDGER_FULL", "drop"),
         ("MODEL", "gpt-5"),
         ("MODEL", None),
         ("TIERS", "default"),
@@ -161,3 +166,26 @@ def test_a_key_is_not_shown(tmp_path: Path) -> None:
 def test_checks_are_registered() -> None:
     with llmcache_settings(TTL=-1), pytest.raises(SystemCheckError, match="E002"):
         call_command("check")
+
+
+def test_a_database_that_is_not_there_is_named() -> None:
+    ((check, message, _),) = found(DATABASE="ledger")
+    assert check == "llmcache.E007"
+    assert "'ledger'" in message
+    assert "default" in message
+
+
+def test_writing_through_has_no_effect_on_sqlite() -> None:
+    assert [check for check, _, _ in found(LEDGER_SYNC=True)] == ["llmcache.W005"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_tables_that_are_not_migrated_are_named_when_the_database_is_checked() -> None:
+    assert check_tables(databases=["default"]) == []
+    call_command("migrate", "llmcache", "zero", verbosity=0)
+    try:
+        assert [message.id for message in check_tables(databases=["default"])] == ["llmcache.W006"]
+        assert check_tables() == []
+        assert check_tables(databases=["other"]) == []
+    finally:
+        call_command("migrate", "llmcache", verbosity=0)

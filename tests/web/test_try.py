@@ -59,7 +59,7 @@ views = pytest.mark.parametrize("address", [SYNC, ASYNC], ids=["sync view", "asy
 def asked(sandbox: Sandbox, settings: Any) -> Sandbox:
     """The sandbox, asked by the pages as ``manage.py serve`` lets them."""
     sandbox.answers[LINE] = GOLD
-    settings.SANDBOX_URL = sandbox.base_url
+    settings.ASK_OPENAI, settings.SANDBOX_URL = False, sandbox.base_url
     settings.LLMCACHE = sandboxed(settings.LLMCACHE, sandbox.base_url)
     return sandbox
 

@@ -40,7 +40,8 @@ class Command(BaseCommand):
 
     help = (
         "Run a log of real requests through llmcache.extract() against a sandbox provider on loopback, and show hits, "
-        "provider calls, latencies, and what was spent and saved. TENANTS=separate gives each tenant a name space of its own. "
+        "provider calls, latencies, and what was spent and saved. "
+        "TENANTS=separate gives each tenant a name space of its own. "
         "LLMCACHE_DEMO_PROVIDER=openai with OPENAI_API_KEY asks OpenAI's API instead, for money."
     )
 
