@@ -17,13 +17,14 @@ def main() -> None:
     django.setup()
     from importlib.metadata import version
 
-    from benchmarks import hits, imports, misses
+    from benchmarks import asynchronous, hits, imports, misses
 
     with _place:
         names = ("django", "pydantic", "openai")
         print(f"CPython {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in names))
         print(f"{os.cpu_count()} cores, {platform.machine()}; medians of interleaved rounds\n")
-        for line in (*hits.report(), *misses.report(Path(_place.name)), *imports.report()):
+        place = Path(_place.name)
+        for line in (*hits.report(), *misses.report(place), *asynchronous.report(place), *imports.report()):
             print(line, flush=True)
 
 

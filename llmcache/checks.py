@@ -7,6 +7,7 @@ on machines that never call a provider.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,9 @@ def check_tables(databases: Sequence[str] | None = None, **_: Any) -> list[check
     if conf.problems(raw) or (alias := conf.read(raw).database) not in (databases or ()):
         return []
     executor = MigrationExecutor(connections[alias])
+    # `migrate` makes this check before it does what the warning asks for, and a new database is about to be migrated.
+    if sys.argv[1:2] == ["migrate"] or not executor.loader.applied_migrations:
+        return []
     targets = [key for key in executor.loader.graph.leaf_nodes() if key[0] == "llmcache"]
     if not executor.migration_plan(targets):
         return []

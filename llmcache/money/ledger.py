@@ -134,18 +134,22 @@ def _import(
     calls.bulk_create(made, ignore_conflicts=True)
     sums = _Gained()
     imported = Imported()
-    for row in calls.select_for_update().filter(call_id__in=list(rows)).order_by("call_id"):
-        if row.batch == batch:
-            sums.add(rows[row.call_id], 1)
-            imported.calls += 1
-            continue
+    # Those that were there: what another importer has inserted meanwhile is seen now, and locked until our commit.
+    others = calls.select_for_update().filter(call_id__in=list(rows)).exclude(batch=batch).order_by("call_id")
+    for row in others:
+        told_of_row = told.get(row.call_id, _Told())
+        rows.pop(row.call_id)
         imported.known += 1
         before = _Gained()
         before.add(row, -1)
-        if _apply(row, told.get(row.call_id, _Told()), doubtful=row.call_id in doubtful):
+        if _apply(row, told_of_row, doubtful=row.call_id in doubtful):
             row.save(using=using)
             sums.merge(before)
             sums.add(row, 1)
+    for call_id, row in rows.items():
+        if call_id in told:
+            sums.add(row, 1)
+            imported.calls += 1
     _write_entries(entries, using, namespace)
     sums.write(using)
     return imported

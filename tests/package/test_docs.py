@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from datetime import date, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,6 +38,21 @@ def test_the_readmes_examples_run(sandbox: Sandbox) -> None:
         assert set(json.loads(response.content)) == {"title", "urgent"}
     assert names["ticket"] == llmcache.extract(text, names["Ticket"])
     assert names["completion"].model == "gpt-5-mini-2026-01-01"
+
+
+@pytest.mark.django_db
+def test_the_examples_about_money_run() -> None:
+    names: dict[str, Any] = {"llmcache": llmcache, "timedelta": timedelta, "date": date, "DATABASES": {"default": {}}}
+    kept, since, prices, database, estimate = blocks((ROOT / "docs" / "money.md").read_text())
+    exec(compile(kept, "money.md", "exec"), names)
+    assert names["stats"].coverage is None
+    names["llmcache"] = SimpleNamespace(stats=lambda **_: {"Ticket": names["stats"]})
+    exec(compile(since, "money.md", "exec"), names)
+    names["llmcache"] = llmcache
+    for block in (prices, database, estimate):
+        exec(compile(block, "money.md", "exec"), names)
+    assert conf.problems(names["LLMCACHE"]) == []
+    assert names["estimate"].monthly_saved_usd == 30
 
 
 def test_the_readme_gets_a_newcomer_to_the_first_hit_in_ten_lines() -> None:
