@@ -432,9 +432,12 @@ def _away(content: Any, response_model: Any, options: tuple[Any, ...], params: d
 
 def _own(value: Any) -> Any:
     """Return a value that nobody changes between a call and its awaiting."""
-    if type(value) in (list, dict, set):
+    if type(value) not in (list, dict, set):
+        return value
+    try:
         return deepcopy(value)
-    return value
+    except Exception:  # noqa: BLE001  # what cannot be copied cannot be sent: it is refused where the call is awaited
+        return value
 
 
 def _seconds(now: Runtime | None, options: tuple[Any, ...]) -> float | None:

@@ -56,7 +56,7 @@ class Errand(Generic[_T]):
         """Start the work."""
         # Kept until it is done: a loop itself holds its tasks weakly.
         _errands.add(self)
-        self._task = asyncio.get_running_loop().create_task(coroutine, context=context)
+        self._task = asyncio.get_running_loop().create_task(coroutine, name="llmcache-call", context=context)
         self._task.add_done_callback(self._deliver)
 
     def desert(self) -> None:
@@ -196,8 +196,9 @@ def _release(selector: selectors.BaseSelector) -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     for registered in list(selector.get_map().values()):
         os.dup2(nothing, registered.fd, inheritable=False)
-    if isinstance(selector, selectors.EpollSelector):
-        os.dup2(nothing, selector.fileno(), inheritable=False)
+    number: Callable[[], int] | None = getattr(selector, "fileno", None)
+    if number is not None:
+        os.dup2(nothing, number(), inheritable=False)
     os.close(nothing)
 
 

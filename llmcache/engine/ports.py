@@ -98,7 +98,9 @@ class PortBase:
             attempt = Attempt(call_id, reply, None if reply.cost_usd is None else 0)
             return "failed", failed_facts(reply, latency_ms), attempt
         asked, base_url = call.plan.model, call.plan.provider.base_url
-        cost = self._runtime.prices.cost(asked, reply.model, base_url, reply.usage, self._clock.wall())
+        cost = self._runtime.prices.cost(
+            asked, reply.model, base_url, reply.usage, self._clock.wall(), reply.service_tier
+        )
         return "settled", settled_facts(reply, cost, latency_ms), Attempt(call_id, reply, cost and cost.pico_usd)
 
 

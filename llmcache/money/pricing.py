@@ -18,6 +18,7 @@ from llmcache.money.usage import Usage
 PICO: Final = 10**12
 """Costs are whole numbers of 10**-12 US dollars: sums of them are exact."""
 _TOKENS: Final = 10**6
+_STANDARD: Final = (None, "default", "standard", "auto")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +64,33 @@ class PriceBook:
 
     def __init__(self, overrides: Mapping[str, tuple[DatedPrice, ...]]) -> None:
         self._overrides = overrides
+        self._bound = lru_cache(1_024)(self._bound_of)
 
-    def cost(self, asked: str, answered: str | None, base_url: str, usage: Usage | None, at: float) -> Cost | None:
+    def cost(
+        self,
+        asked: str,
+        answered: str | None,
+        base_url: str,
+        usage: Usage | None,
+        at: float,
+        service_tier: str | None = None,
+    ) -> Cost | None:
         """Return what an attempt at ``at`` (seconds since the epoch) cost; None when usage or price is not known.
 
         ``asked`` is ``alias/model``, ``answered`` the model that the reply names. It is looked up first, then the one
         that was asked: a provider may answer with a snapshot that is newer than the book. The book's provider is found
         by the address that was called: a server of one's own under the alias ``openai`` has not OpenAI's prices.
+        ``service_tier`` is the one that the reply names, such as ``"flex"`` or ``"batch"``; prices of the settings hold
+        for all of them.
         """
         if usage is None:
             return None
         when = datetime.fromtimestamp(at, UTC)
         alias, _, model = asked.partition("/")
         for name in dict.fromkeys(each for each in (answered, model) if each):
-            cost = self._from_settings(f"{alias}/{name}", usage, when) or _from_book(base_url, name, usage, when)
+            cost = self._from_settings(f"{alias}/{name}", usage, when) or _from_book(
+                base_url, name, usage, when, service_tier
+            )
             if cost is not None:
                 return cost
         return None
@@ -90,9 +104,17 @@ class PriceBook:
         most = output_tokens or _context_window(asked.partition("/")[2])
         if most is None:
             return None
-        # Which class its input will be charged as is not known: the dearest.
-        classes = (Usage(sent_bytes, 0, most), Usage(0, sent_bytes, most), Usage(0, 0, most, sent_bytes))
-        costs = [self.cost(asked, None, base_url, usage, at) for usage in classes]
+        # Rounded up, so that it is found again: finding a price takes far longer.
+        return self._bound(asked, base_url, 1 << sent_bytes.bit_length(), most, at // 3_600 * 3_600)
+
+    def _bound_of(self, asked: str, base_url: str, read: int, written: int, at: float) -> int | None:
+        # As what its input will be charged is not known, nor who will serve it: the dearest.
+        classes = (Usage(read, 0, written), Usage(0, read, written), Usage(0, 0, written, read))
+        costs = [
+            self.cost(asked, None, base_url, usage, at, tier)
+            for usage in classes
+            for tier in (None, "priority", "fast")
+        ]
         return max((cost.pico_usd for cost in costs if cost is not None), default=None)
 
     def _from_settings(self, name: str, usage: Usage, when: datetime) -> Cost | None:
@@ -103,7 +125,7 @@ class PriceBook:
         return Cost(price.cost(usage), f"{name} since {price.since:%Y-%m-%d}", "settings")
 
 
-def _from_book(base_url: str, model: str, usage: Usage, when: datetime) -> Cost | None:
+def _from_book(base_url: str, model: str, usage: Usage, when: datetime, service_tier: str | None) -> Cost | None:
     # Loaded at the first attempt that is paid for: 0.1 s that no hit should wait for.
     from genai_prices import Usage as Told
     from genai_prices import calc_price
@@ -116,10 +138,24 @@ def _from_book(base_url: str, model: str, usage: Usage, when: datetime) -> Cost 
         output_tokens=usage.output_tokens,
     )
     try:
-        found = calc_price(told, model_ref=model, provider_api_url=base_url, genai_request_timestamp=when)
+        found = calc_price(
+            told,
+            model_ref=model,
+            provider_api_url=base_url,
+            genai_request_timestamp=when,
+            price_context=_context(service_tier),
+        )
     except (LookupError, ValueError):
         return None
-    return Cost(round(found.total_price * PICO), f"{found.provider.id}/{found.model.id}", _book_name())
+    served = "" if service_tier in _STANDARD else f" {service_tier}"
+    return Cost(round(found.total_price * PICO), f"{found.provider.id}/{found.model.id}{served}", _book_name())
+
+
+def _context(service_tier: str | None) -> dict[str, str] | None:
+    """Return what the book calls a service tier; one that it does not know has the standard price."""
+    if service_tier is None:
+        return None
+    return {"processing": "batch"} if service_tier == "batch" else {"service_tier": service_tier}
 
 
 @lru_cache(1_024)

@@ -38,6 +38,8 @@ class Reply:
     request_id: str | None
     rest: bytes
     """The completion as JSON, with a hole where the answer was."""
+    service_tier: str | None = None
+    """How it was served, where the provider says so: prices differ."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from django.views.decorators.debug import sensitive_variables
 
-from llmcache import keys
+from llmcache import keys, workers
 from llmcache.exceptions import (
     AuthenticationFailed,
     ConfigurationError,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
 _RETRIED: Final = frozenset({408, 409, 429})
 _FREE: Final = Decimal(0)
+_MAX_TIER: Final = 50
 
 
 class OpenAIProvider:
@@ -64,7 +65,7 @@ class OpenAIProvider:
         self.identity = (
             f"{alias} {settings.identity}" if settings.identity else keys.provider_identity(alias, self.base_url)
         )
-        self._lock = threading.Lock()
+        self._lock, self._async_lock = threading.Lock(), threading.Lock()
         self._client: openai.OpenAI | None = None
         self._async_connections: _AsyncConnections | None = None
         self._closed = False
@@ -148,10 +149,8 @@ class OpenAIProvider:
 
         with bounded(timeout, max_bytes) as bounds:
             try:
-                async with (
-                    self._connected_async() as create,
-                    create(**_arguments(body, call_id, timeout)) as response,
-                ):
+                connections = self._found_async() or await workers.files.run(self._connected_async)
+                async with connections as create, create(**_arguments(body, call_id, timeout)) as response:
                     data = bytearray()
                     async for chunk in response.iter_bytes():
                         data += chunk
@@ -197,21 +196,24 @@ class OpenAIProvider:
                 self._pid = os.getpid()
             return self._client
 
+    def _found_async(self) -> _AsyncConnections | None:
+        found = self._async_connections
+        return found if found is not None and found.serves(self._api_key) else None
+
     def _connected_async(self) -> _AsyncConnections:
-        with self._lock:
-            key = self._api_key
-            found = self._async_connections
-            if found is None or found.pid != os.getpid() or found.client.api_key != key:
-                if found is not None:
-                    found.retire()
+        with self._async_lock:
+            found = self._found_async()
+            if found is None:
+                if self._async_connections is not None:
+                    self._async_connections.retire()
                 # A call that is still under way when its runtime is closed has connections of its own, then.
-                found = _AsyncConnections(key, self.base_url, retired=self._closed)
+                found = _AsyncConnections(self._api_key, self.base_url, retired=self._closed)
                 self._async_connections = None if self._closed else found
             return found
 
     def reset_after_fork(self) -> None:
         """Take a new lock: the old one may have been held by a thread that the child does not have."""
-        self._lock = threading.Lock()
+        self._lock, self._async_lock = threading.Lock(), threading.Lock()
 
     def close(self) -> None:
         """Close the connections."""
@@ -219,6 +221,7 @@ class OpenAIProvider:
             if self._client is not None and self._pid == os.getpid():
                 self._client.close()
             self._client = None
+        with self._async_lock:
             self._closed = True
             if self._async_connections is not None:
                 self._async_connections.retire()
@@ -233,13 +236,13 @@ class _AsyncConnections:
 
         from llmcache.providers.deadline_async import BoundedAsyncClient
 
-        self.client = openai.AsyncOpenAI(
+        self._client = openai.AsyncOpenAI(
             api_key=key, base_url=base_url, max_retries=0, http_client=BoundedAsyncClient()
         )
-        self.pid = os.getpid()
+        self._pid = os.getpid()
         # What the SDK would look for and import at its first request.
-        self._create: Any = self.client.chat.completions.with_streaming_response.create
-        cast("Any", self.client)._platform = self.client.platform_headers()["X-Stainless-OS"]
+        self._create: Any = self._client.chat.completions.with_streaming_response.create
+        cast("Any", self._client)._platform = self._client.platform_headers()["X-Stainless-OS"]
         _sdk_parameters()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calls = 0
@@ -254,19 +257,20 @@ class _AsyncConnections:
         self._calls -= 1
         await self._close_if_over()
 
-    def retire(self) -> None:
-        """Let it be closed; from any thread. In a forked child it is the parent's, and not touched."""
-        if self._loop is not None and self.pid == os.getpid():
-            asyncio.run_coroutine_threadsafe(self._retire(), self._loop)
+    def serves(self, key: str | None) -> bool:
+        """Return whether it is this process's, with this key; a forked child must not talk on its parent's sockets."""
+        return self._pid == os.getpid() and self._client.api_key == key
 
-    async def _retire(self) -> None:
+    def retire(self) -> None:
+        """Let it be closed; from any thread."""
         self._retired = True
-        await self._close_if_over()
+        if self._loop is not None and self._pid == os.getpid():
+            asyncio.run_coroutine_threadsafe(self._close_if_over(), self._loop)
 
     async def _close_if_over(self) -> None:
         if self._retired and not self._calls:
             with contextlib.suppress(Exception):
-                await self.client.close()
+                await self._client.close()
 
 
 @cache
@@ -318,7 +322,18 @@ def _reply(data: bytes, request_id: str | None, status: int) -> Reply | Failure:
         usage=told_usage(facts.get("usage")),
         request_id=request_id,
         rest=rest,
+        service_tier=_service_tier(facts),
     )
+
+
+def _service_tier(facts: dict[str, Any]) -> str | None:
+    """Return how a request was served: OpenAI tells it beside the usage, others in it."""
+    usage: Any = facts.get("usage")
+    in_usage: Any = cast("dict[str, Any]", usage).get("service_tier") if isinstance(usage, dict) else None
+    for told in (facts.get("service_tier"), in_usage):
+        if isinstance(told, str) and 0 < len(told) <= _MAX_TIER:
+            return told
+    return None
 
 
 @sensitive_variables()

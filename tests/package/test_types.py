@@ -23,6 +23,14 @@ reveal_type(llmcache.Extractor(tenant="a").extract("", dict[str, Ingredient], tt
 llmcache.extract("", Ingredient, ttl="1")
 llmcache.extract(b"", Ingredient)
 llmcache.extract("", Ingredient, cache="of")
+
+async def main() -> None:
+    reveal_type(await llmcache.aextract("", Ingredient))
+    reveal_type(await llmcache.aextract("", list[Ingredient]))
+    reveal_type((await llmcache.aextract_with_info("", Ingredient)).value)
+    reveal_type((await llmcache.aextract_with_completion("", Ingredient))[0])
+    reveal_type(await llmcache.Extractor(tenant="a").aextract("", Ingredient))
+    await llmcache.aextract("", Ingredient, ttl="1")
 """
 
 
@@ -46,6 +54,11 @@ def test_pyright_sees_the_response_type(tmp_path: Path) -> None:
         "Ingredient",
         "Ingredient",
         "dict[str, Ingredient]",
+        "Ingredient",
+        "list[Ingredient]",
+        "Ingredient",
+        "Ingredient",
+        "Ingredient",
     ]
     errors = [item["range"]["start"]["line"] for item in found if item["severity"] == "error"]
-    assert errors == [13, 14, 15]  # a ttl of str, a content of bytes, an unknown word for cache=
+    assert errors == [13, 14, 15, 23]  # a ttl of str, a content of bytes, an unknown word for cache=; a ttl of str

@@ -33,27 +33,75 @@ def cost(
     return book(prices).cost(asked, answered, base_url, usage, at)
 
 
-@pytest.mark.parametrize(
-    ("base_url", "model"),
-    [
-        *((OPENAI, name) for name in ("gpt-5-mini", "gpt-5", "gpt-4o", "gpt-4o-mini", "gpt-4.1", "gpt-4.1-nano")),
-        *((OPENAI, name) for name in ("gpt-5-nano", "o3", "o4-mini", "gpt-4.1-mini", "gpt-3.5-turbo", "o1")),
-        ("https://api.groq.com/openai/v1", "llama-3.3-70b-versatile"),
-        ("https://api.mistral.ai/v1", "mistral-large-latest"),
-        ("https://api.deepseek.com", "deepseek-chat"),
-        ("https://us.openai.azure.com/openai", "gpt-4o"),
-    ],
-)
+POPULAR = [
+    *(
+        (OPENAI, name)
+        for name in (
+            *("gpt-5", "gpt-5-mini", "gpt-5-nano", "gpt-5.1", "gpt-4o", "gpt-4o-mini", "gpt-4.1", "gpt-4.1-mini"),
+            *("gpt-4.1-nano", "o1", "o3", "o3-mini", "o4-mini", "gpt-4-turbo", "gpt-3.5-turbo"),
+        )
+    ),
+    *(("https://api.groq.com/openai/v1", name) for name in ("llama-3.3-70b-versatile", "llama-3.1-8b-instant")),
+    *(("https://api.mistral.ai/v1", name) for name in ("mistral-large-latest", "mistral-small-latest")),
+    ("https://api.deepseek.com", "deepseek-chat"),
+    ("https://api.deepseek.com", "deepseek-reasoner"),
+    *(("https://us.openai.azure.com/openai", name) for name in ("gpt-4o", "gpt-4.1", "gpt-4o-mini")),
+    *(("https://api.anthropic.com/v1", name) for name in ("claude-sonnet-4-5", "claude-opus-4-1", "claude-haiku-4-5")),
+    *(
+        ("https://generativelanguage.googleapis.com/v1beta/openai", name)
+        for name in ("gemini-2.5-pro", "gemini-2.5-flash", "gemini-2.5-flash-lite")
+    ),
+]
+CONTEXTS: list[tuple[str | None, dict[str, str] | None]] = [
+    (None, None),
+    ("default", None),
+    ("flex", {"service_tier": "flex"}),
+    ("priority", {"service_tier": "priority"}),
+    ("batch", {"processing": "batch"}),
+]
+
+
+@pytest.mark.parametrize(("base_url", "model"), POPULAR)
 def test_popular_models_cost_what_the_book_says(base_url: str, model: str) -> None:
-    found = cost(f"openai/{model}", base_url=base_url)
+    when = datetime.fromtimestamp(NOW, UTC)
     told = Told(input_tokens=1_500, cache_read_tokens=500, output_tokens=200)
-    expected = calc_price(
-        told, model_ref=model, provider_api_url=base_url, genai_request_timestamp=datetime.fromtimestamp(NOW, UTC)
-    )
-    assert found is not None
-    assert dollars(found.pico_usd) == expected.total_price
-    assert found.source.startswith("genai-prices ")
-    assert found.price_id == f"{expected.provider.id}/{expected.model.id}"
+    for tier, context in CONTEXTS:
+        expected = calc_price(
+            told, model_ref=model, provider_api_url=base_url, genai_request_timestamp=when, price_context=context
+        )
+        found = book().cost(f"openai/{model}", None, base_url, USAGE, NOW, tier)
+        assert found is not None
+        assert dollars(found.pico_usd) == expected.total_price
+        assert found.source.startswith("genai-prices ")
+        served = f" {tier}" if context else ""
+        assert found.price_id == f"{expected.provider.id}/{expected.model.id}{served}"
+
+
+def test_thirty_popular_models_and_half_price_for_batches() -> None:
+    assert len(POPULAR) == 30
+    whole, half = (book().cost("openai/gpt-5-mini", None, OPENAI, USAGE, NOW, tier) for tier in (None, "batch"))
+    assert whole is not None
+    assert half is not None
+    assert whole.pico_usd == 2 * half.pico_usd
+
+
+def test_the_bound_is_above_every_cost_of_the_request() -> None:
+    prices = book()
+    for asked, limit in (("openai/gpt-5-mini", None), ("openai/gpt-5-mini", 300), ("openai/o3", 1_000)):
+        bound = prices.bound(asked, OPENAI, 4_000, limit, NOW)
+        assert bound is not None
+        for usage in (Usage(1_000, 0, limit or 128_000), Usage(0, 1_000, 300), Usage(4_000, 0, 0), Usage(0, 0, 0, 900)):
+            for tier, _ in CONTEXTS:
+                cost = prices.cost(asked, None, OPENAI, usage, NOW, tier)
+                assert cost is not None
+                assert cost.pico_usd <= bound
+
+
+def test_there_is_no_bound_where_there_is_no_telling() -> None:
+    assert book().bound("openai/of-our-own", OPENAI, 4_000, 300, NOW) is None
+    priced = book({"openai/of-our-own": {"input": "1", "output": "2"}})
+    assert priced.bound("openai/of-our-own", OPENAI, 4_000, None, NOW) is None
+    assert priced.bound("openai/of-our-own", OPENAI, 4_000, 300, NOW) == 4_096 * 10**6 + 300 * 2 * 10**6
 
 
 def test_the_price_is_the_one_in_force_when_the_call_was_made() -> None:

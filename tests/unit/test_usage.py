@@ -1,5 +1,6 @@
 """Token counts as providers tell them: disjoint classes whose sum is the total, or nothing."""
 
+import json
 from typing import Any
 
 import pytest
@@ -7,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcache.money.usage import Usage, told_usage
+from llmcache.providers.base import Reply
+from llmcache.providers.openai_provider import _reply
 
 TOLD: dict[str, tuple[Any, Usage | None]] = {
     "openai": (
@@ -108,3 +111,21 @@ def test_whatever_is_told_is_disjoint_or_nothing(told: dict[str, Any], inside: A
         assert sum(classes) == usage.total_tokens
         if type(told.get("total_tokens")) is int:
             assert usage.total_tokens == told["total_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "tier"),
+    [
+        ({"service_tier": "flex"}, "flex"),
+        ({"usage": {"service_tier": "batch"}}, "batch"),
+        ({"service_tier": None, "usage": None}, None),
+        ({"service_tier": 1, "usage": [1]}, None),
+        ({"service_tier": "x" * 51}, None),
+        ({}, None),
+    ],
+)
+def test_how_a_request_was_served_is_told_in_two_places(facts: dict[str, Any], tier: str | None) -> None:
+    completion = {"choices": [{"message": {"content": "{}"}, "finish_reason": "stop"}], **facts}
+    reply = _reply(json.dumps(completion).encode(), None, 200)
+    assert isinstance(reply, Reply)
+    assert reply.service_tier == tier

@@ -31,20 +31,35 @@ class Command(BaseCommand):
         """Start and kill."""
         connections.close_all()
         chance = random.Random(options["seed"])
-        for number in range(options["kills"]):
-            reader, writer = os.pipe()
-            worker = os.fork()
-            if worker == 0:
-                os.close(reader)
-                _work(number, writer)
-            os.close(writer)
+        # Two at a time, so that there are always several that claim the files of the dead.
+        working = [_started(0), _started(1)]
+        for number in range(2, options["kills"] + 2):
+            worker, answers = working.pop(0)
             for _ in range(THREADS):
-                assert os.read(reader, 1), "a worker ended by itself"
-            os.close(reader)
+                assert os.read(answers, 1), "a worker ended by itself"
+            os.close(answers)
             threading.Event().wait(chance.uniform(0.0, _LONGEST_LIFE))
-            os.kill(worker, signal.SIGKILL)
-            os.waitpid(worker, 0)
+            _kill(worker)
+            working.append(_started(number))
+        for worker, _ in working:
+            _kill(worker)
         self.stdout.write(str(options["kills"]))
+
+
+def _started(number: int) -> tuple[int, int]:
+    """Fork a worker; returns its id and a pipe with a byte for each thread that has an answer."""
+    reader, writer = os.pipe()
+    worker = os.fork()
+    if worker == 0:
+        os.close(reader)
+        _work(number, writer)
+    os.close(writer)
+    return worker, reader
+
+
+def _kill(worker: int) -> None:
+    os.kill(worker, signal.SIGKILL)
+    os.waitpid(worker, 0)
 
 
 def _work(number: int, answers: int) -> None:

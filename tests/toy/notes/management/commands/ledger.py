@@ -17,11 +17,13 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Flush and print."""
+        before = ProviderCall.objects.count()
         deadline = time.monotonic() + _SECONDS
         while not (flushed := llmcache.flush(timeout=_SECONDS)) and time.monotonic() < deadline:
             time.sleep(0.05)
         stats = llmcache.stats()
         told = {
+            "before": before,
             "flushed": flushed,
             "calls": list(ProviderCall.objects.values()),
             "stats": {name: getattr(stats, name) for name in stats.__dataclass_fields__},
