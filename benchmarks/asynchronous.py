@@ -56,6 +56,14 @@ def report(place: Path) -> Iterator[str]:
     yield "Hit in memory, small, in a running loop beside without one"
     yield from table(_each(works, {"llmcache.extract": 5_000, "await llmcache.aextract": 1}, 5_000), "llmcache.extract")
     yield ""
+    infos = {
+        "llmcache.extract_with_info": lambda: llmcache.extract_with_info(SMALL_TEXT, Small),
+        "await llmcache.aextract_with_info": _awaited(lambda: llmcache.aextract_with_info(SMALL_TEXT, Small), 500),
+    }
+    yield "Hit in memory with its facts: not answered at once, but in the background loop"
+    numbers = {"llmcache.extract_with_info": 500, "await llmcache.aextract_with_info": 1}
+    yield from table(_each(infos, numbers, 500), "llmcache.extract_with_info")
+    yield ""
     with start_sandbox_process(charges=place / "charges.async.jsonl") as provider:
         _point_to(provider.base_url)
         yield from _misses()

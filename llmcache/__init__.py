@@ -10,7 +10,8 @@ The way of one call, and the modules in its order:
     request       the arguments, checked
     plans         what does not depend on the content, compiled once per type, model and parameters
     keys          the 32 bytes that are equal exactly when two requests may share an answer
-    engine        the policy (every decision, no I/O), the port that carries it out, flights, what a process holds
+    engine        the policy (every decision, no I/O), the ports that carry it out in the caller's thread or in the
+                  background loop, flights, what a process holds
     tiers         memory over stores of bytes
     envelope      the bytes of an entry
     providers     the body that is sent, the schema in it, the attempt itself

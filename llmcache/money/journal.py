@@ -27,7 +27,8 @@ logger = logging.getLogger("llmcache.ledger")
 
 # Some hundred bytes each: a few megabytes, and hours of calls for a busy process.
 MAX_WAITING_LINES: Final = 10_000
-# Where an imported file gives way to a new one: some thousand calls, which take a claimer less than a second.
+# Where an imported file gives way to a new one: some thousand calls, which take a claimer less than a second. Earlier
+# where files must stay shorter, or one that has been imported would be full for ever.
 ROTATE_BYTES: Final = 2**20
 DEFAULT_MAX_BYTES: Final = 64 * 2**20
 
@@ -165,17 +166,25 @@ class Journal:
         with self._write_lock:
             return [*self._waiting]
 
-    def forget_waiting(self, lines: Collection[bytes]) -> None:
-        """Drop these lines where they are in no file yet: somebody has taken them over."""
-        taken = set(lines)
+    def open_calls(self) -> set[str]:
+        """Return the calls that have started and not ended."""
         with self._write_lock:
+            return set(self._open_calls)
+
+    def forget_waiting(self, lines: Collection[bytes]) -> None:
+        """Drop these lines where they are in no file yet: somebody has taken them over.
+
+        Starts of calls that are under way stay: they belong in a file as soon as there is room.
+        """
+        with self._write_lock:
+            taken = set(lines) - set(self._open_calls.values())
             self._waiting = deque(line for line in self._waiting if line not in taken)
 
     def rotate(self) -> None:
         """Begin another file when the present one has grown; it stays held until ``remove``."""
         with self._write_lock:
             size = None if self._file is None else self._file.size()
-            if self._file is None or size is None or size < ROTATE_BYTES:
+            if self._file is None or size is None or size < min(ROTATE_BYTES, self._max_bytes // 4):
                 return
             # Its last lines, before `_sync` knows the next file only.
             self._note_sync(self._sync(self._written_seq) if self._fsync else None)

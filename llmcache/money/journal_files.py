@@ -33,6 +33,7 @@ Event: TypeAlias = Literal["started", "settled", "failed", "rejected", "stored"]
 
 # Lines hold ids, counts and hashes, some hundred bytes; the limit bounds the memory a damaged file can take.
 MAX_LINE_BYTES: Final = 2**20
+MAX_PART_BYTES: Final = 2 * MAX_LINE_BYTES
 
 _EVENTS: Final = frozenset(get_args(Event))
 _NAMESPACE = re.compile(r"[0-9a-z]{1,64}")
@@ -105,15 +106,19 @@ def read_journal(path_or_descriptor: Path | int, namespace: str) -> JournalConte
         return _contents(file, namespace)
 
 
-def read_part(path: Path, start: int, end: int, namespace: str) -> JournalContents:
-    """Return the records of the bytes from ``start`` to ``end`` of a journal file, which hold whole lines.
+def read_part(path: Path, start: int, end: int, namespace: str) -> tuple[JournalContents, int]:
+    """Return the records of a part of a journal file that begins at ``start``, and where the next part begins.
 
-    Raises OSError when the file cannot be read.
+    The bytes up to ``end`` hold whole lines; a part is at most ``MAX_PART_BYTES`` of them. Raises OSError when the file
+    cannot be read.
     """
     check_namespace(namespace)
     with path.open("rb") as file:
         file.seek(start)
-        return _contents(BytesIO(file.read(end - start)), namespace)
+        data = file.read(min(end - start, MAX_PART_BYTES))
+    if start + len(data) < end:
+        data = data[: data.rfind(b"\n") + 1] or data
+    return _contents(BytesIO(data), namespace), start + len(data)
 
 
 def read_lines(lines: Iterable[bytes], namespace: str) -> JournalContents:

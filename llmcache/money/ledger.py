@@ -10,14 +10,16 @@ from __future__ import annotations
 import secrets
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
+from django.conf import settings
 from django.db import DataError, IntegrityError, connections, transaction
 from django.db.models import BigIntegerField, Case, F, Value, When
+from django.utils import timezone
 
 from llmcache.engine.counts import Collected, hour_of
 from llmcache.models import MAX_KIND, MAX_NAME, CacheEntry, ProviderCall, TenantDay, UsageBucket
@@ -31,6 +33,11 @@ LATENCY_PLACES: Final = 24
 """Of ``UsageBucket.latencies``: the last one takes all above two hours."""
 
 _MAX_NUMBER: Final = 2**62
+_MAX_PICO_USD: Final = 10**16
+"""Ten thousand dollars: no attempt costs more, and sums of what claims to would leave the database's integers."""
+_LAST_TIME: Final = 2e11
+"""In the year 8307, for every time zone has to know a time; far beyond the longest ``ttl=``."""
+_DAY: Final = 86_400
 _TOKENS: Final = ("input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens")
 
 
@@ -77,10 +84,11 @@ def import_records(
 
 
 def _one_by_one(records: Sequence[JournalRecord]) -> Iterable[list[JournalRecord]]:
-    by_call: defaultdict[tuple[str, bool], list[JournalRecord]] = defaultdict(list)
+    by_row: defaultdict[tuple[str, str | None], list[JournalRecord]] = defaultdict(list)
     for record in records:
-        by_call[record.call_id, record.event == "stored"].append(record)
-    return by_call.values()
+        entry = str(record.facts.get("key")) if record.event == "stored" else None
+        by_row[record.call_id, entry].append(record)
+    return by_row.values()
 
 
 @dataclass(slots=True)
@@ -89,7 +97,7 @@ class _Told:
 
     started: JournalRecord | None = None
     ended: JournalRecord | None = None
-    rejected: list[str] = field(default_factory=list[str])
+    rejected: JournalRecord | None = None
 
 
 def _gathered(records: Iterable[JournalRecord]) -> tuple[dict[UUID, _Told], dict[str, JournalRecord], int]:
@@ -100,16 +108,17 @@ def _gathered(records: Iterable[JournalRecord]) -> tuple[dict[UUID, _Told], dict
         try:
             call_id, _ = UUID(record.call_id), _time(record.at)
             if record.event == "stored":
-                _require_entry(record)
-                entries[_text(record.facts, "key", 64)] = record
+                key, written = _require_entry(record)
+                if key not in entries or _written(entries[key]) < written:
+                    entries[key] = record
                 continue
-        except (ValueError, OverflowError, OSError, TypeError):
+        except (ValueError, TypeError):
             unusable += 1
             continue
         if record.event == "started":
             told[call_id].started = record
         elif record.event == "rejected":
-            told[call_id].rejected = _words(record.facts.get("errors")) or ["unknown"]
+            told[call_id].rejected = record
         else:
             told[call_id].ended = record
     return dict(told), entries, unusable
@@ -160,12 +169,14 @@ def _apply(row: ProviderCall, told: _Told, *, doubtful: bool) -> bool:
     before = {**row.__dict__}
     if told.started is not None and not row.reason:
         _apply_start(row, told.started)
-    if told.rejected and not row.error_types:
-        row.error_types = told.rejected
+    if told.rejected is not None and not row.error_types:
+        _apply_rejection(row, told.rejected)
     if told.ended is not None and row.ended_at is None:
         _apply_end(row, told.ended)
     if row.ended_at is None:
-        row.outcome = Outcome.IN_DOUBT if doubtful or row.outcome == Outcome.IN_DOUBT else Outcome.UNDER_WAY
+        # An answer that was rejected has come, and was charged, though the line that says so is not here.
+        doubtful = doubtful or row.outcome == Outcome.IN_DOUBT or bool(row.error_types)
+        row.outcome = Outcome.IN_DOUBT if doubtful else Outcome.UNDER_WAY
     elif row.outcome == Outcome.ANSWERED and row.error_types:
         row.outcome = Outcome.REJECTED
     return before != row.__dict__
@@ -183,7 +194,13 @@ def _apply_start(row: ProviderCall, record: JournalRecord) -> None:
     row.reason = _text(facts, "why", 32) or "unknown"
     row.attempt = min(_number(facts, "attempt") or 0, 2**31 - 1)
     row.to_store = facts.get("stores") is not False
-    row.bound_pico_usd = _number(facts, "bound")
+    row.bound_pico_usd = _number(facts, "bound", _MAX_PICO_USD)
+
+
+def _apply_rejection(row: ProviderCall, record: JournalRecord) -> None:
+    row.error_types = _words(record.facts.get("errors")) or ["unknown"]
+    if row.started_at is None:
+        row.started_at, row.attempt, row.to_store = _time(record.at), 0, True
 
 
 def _apply_end(row: ProviderCall, record: JournalRecord) -> None:
@@ -204,7 +221,7 @@ def _apply_end(row: ProviderCall, record: JournalRecord) -> None:
     row.finish_reason = _text(facts, "finish", MAX_NAME)
     row.refused = facts.get("refused") is True
     row.latency_ms = _number(facts, "latency_ms")
-    row.cost_pico_usd = _number(facts, "cost")
+    row.cost_pico_usd = _number(facts, "cost", _MAX_PICO_USD)
     row.price_id = _text(facts, "price", MAX_NAME)
     row.price_source = _text(facts, "price_source", MAX_NAME)
     for name in _TOKENS:
@@ -212,7 +229,8 @@ def _apply_end(row: ProviderCall, record: JournalRecord) -> None:
 
 
 class _HourKey(NamedTuple):
-    hour: datetime
+    hour: int
+    """Seconds since the epoch at which it began."""
     kind: str
     model: str
     tier: str
@@ -220,7 +238,8 @@ class _HourKey(NamedTuple):
 
 
 class _DayKey(NamedTuple):
-    day: date
+    day: int
+    """Of the epoch, by UTC."""
     tenant: str
     outcome: str
 
@@ -234,7 +253,9 @@ class _Gained:
         self.latencies: defaultdict[_HourKey, Counter[int]] = defaultdict(Counter)
 
     def add(self, row: ProviderCall, sign: int) -> None:
-        """Add what a row says, or take it away."""
+        """Add what a row says, or take it away; of an attempt that is under way there is nothing to say yet."""
+        if row.outcome == Outcome.UNDER_WAY:
+            return
         sums = Counter({"attempts": sign})
         if row.outcome == Outcome.IN_DOUBT:
             sums["in_doubt"] = sign
@@ -242,14 +263,12 @@ class _Gained:
                 sums["in_doubt_unbounded"] = sign
             else:
                 sums["in_doubt_pico_usd"] = sign * row.bound_pico_usd
-        elif row.outcome != Outcome.UNDER_WAY:
-            if row.cost_pico_usd is None:
-                sums["unpriced"] = sign
-            else:
-                sums["spent_pico_usd"] = sign * row.cost_pico_usd
-        hour = row.started_at.replace(minute=0, second=0, microsecond=0)
+        elif row.cost_pico_usd is None:
+            sums["unpriced"] = sign
+        else:
+            sums["spent_pico_usd"] = sign * row.cost_pico_usd
         outcome = "miss" if row.to_store else "bypass"
-        key = _HourKey(hour, row.kind, row.model, "", outcome)
+        key = _HourKey(hour_of(_unix(row.started_at)), row.kind, row.model, "", outcome)
         self.gain(key, row.tenant, sums)
         if row.latency_ms is not None:
             self.latencies[key][min(row.latency_ms.bit_length(), LATENCY_PLACES - 1)] += sign
@@ -257,7 +276,7 @@ class _Gained:
     def gain(self, key: _HourKey, tenant: str, sums: Counter[str]) -> None:
         """Add sums to an hour and to its tenant's day."""
         self.hours[key].update(sums)
-        self.days[_DayKey(key.hour.date(), tenant, key.outcome)].update(sums)
+        self.days[_DayKey(key.hour // _DAY, tenant, key.outcome)].update(sums)
 
     def merge(self, other: _Gained) -> None:
         """Add what another one gained."""
@@ -271,21 +290,12 @@ class _Gained:
     def write(self, using: str) -> None:
         """Add it all to the tables, in one order for all processes."""
         for key in sorted(self.hours):
-            _add(UsageBucket, key._asdict(), self.hours[key], using)
-        for key in sorted(self.latencies):
-            self._write_latencies(key, using)
+            found = {**key._asdict(), "hour": stored_time(key.hour)}
+            _add(UsageBucket, found, self.hours[key], using)
+            _add_latencies(found, self.latencies[key], using)
         for day in sorted(self.days):
-            _add(TenantDay, day._asdict(), self.days[day], using)
-
-    def _write_latencies(self, key: _HourKey, using: str) -> None:
-        if not any(self.latencies[key].values()):
-            return
-        bucket = UsageBucket.objects.using(using).select_for_update().get(**key._asdict())
-        places = [*bucket.latencies, *[0] * (LATENCY_PLACES - len(bucket.latencies))]
-        for place, count in self.latencies[key].items():
-            places[place] += count
-        bucket.latencies = places
-        bucket.save(using=using, update_fields=["latencies"])
+            found = {**day._asdict(), "day": datetime.fromtimestamp(day.day * _DAY, UTC).date()}
+            _add(TenantDay, found, self.days[day], using)
 
 
 def _add(model: type[UsageBucket | TenantDay], key: dict[str, Any], sums: Counter[str], using: str) -> None:
@@ -297,24 +307,44 @@ def _add(model: type[UsageBucket | TenantDay], key: dict[str, Any], sums: Counte
         rows.update(**gained)
 
 
-def _require_entry(record: JournalRecord) -> None:
-    """Raise ValueError, or what converting a time raises, for a record of which no entry can be made."""
+def _add_latencies(key: dict[str, Any], gained: Counter[int], using: str) -> None:
+    if not any(gained.values()):
+        return
+    for bucket in UsageBucket.objects.using(using).select_for_update().filter(**key):
+        places = [*bucket.latencies, *[0] * (LATENCY_PLACES - len(bucket.latencies))]
+        for place, count in gained.items():
+            places[place] += count
+        bucket.latencies = places
+        bucket.save(using=using, update_fields=["latencies"])
+
+
+def _require_entry(record: JournalRecord) -> tuple[str, datetime]:
+    """Return the entry's key and when it was written; ValueError or TypeError when no entry can be made of a record."""
     facts = record.facts
     key = facts.get("key")
     if not isinstance(key, str) or len(key) != 64:
         raise ValueError
-    _time(facts.get("written", record.at))
     if facts.get("expires") is not None:
         _time(facts["expires"])
+    return _text(facts, "key", 64), _written(record)
+
+
+def _written(record: JournalRecord) -> datetime:
+    return _time(record.facts.get("written", record.at))
 
 
 def _write_entries(entries: Mapping[str, JournalRecord], using: str, namespace: str) -> None:
     if not entries:
         return
     rows = CacheEntry.objects.using(using)
-    there = dict(rows.filter(namespace=namespace, key__in=list(entries)).values_list("key", "written_at"))
     made = [_entry(namespace, key, entries[key]) for key in sorted(entries)]
-    newer = [row for row in made if row.key not in there or there[row.key] < row.written_at]
+    rows.bulk_create(made, ignore_conflicts=True)
+    # Locked until our commit: another importer may have a newer one, which must not be overwritten.
+    mine = rows.select_for_update().filter(namespace=namespace, key__in=list(entries)).order_by("key")
+    there = dict(mine.values_list("key", "written_at"))
+    newer = [row for row in made if row.key in there and there[row.key] < row.written_at]
+    if not newer:
+        return
     targeted = connections[using].features.supports_update_conflicts_with_target
     kept = {"id", "namespace", "key", "hits", "last_hit_at"}
     rows.bulk_create(
@@ -339,10 +369,10 @@ def _entry(namespace: str, key: str, record: JournalRecord) -> CacheEntry:
         tenant=_text(facts, "tenant", MAX_NAME),
         subject_hash=_text(facts, "subject", 64),
         tags=_words(facts.get("tags")),
-        written_at=_time(facts.get("written", record.at)),
+        written_at=_written(record),
         expires_at=None if expires is None else _time(expires),
         size_bytes=_number(facts, "size") or 0,
-        cost_pico_usd=_number(facts, "cost"),
+        cost_pico_usd=_number(facts, "cost", _MAX_PICO_USD),
         latency_ms=_number(facts, "latency_ms") or 0,
         attempts=min(_number(facts, "attempts") or 0, 2**31 - 1),
         source=_text(facts, "source", 20),
@@ -356,20 +386,22 @@ def add_counts(collected: Collected, *, using: str, namespace: str, at: float) -
     sums = _Gained()
     for key, made in collected.buckets.items():
         hour = _HourKey(
-            datetime.fromtimestamp(hour_of(key.hour), UTC),
+            hour_of(key.hour),
             _cut(key.kind, MAX_KIND), _cut(key.model, MAX_NAME), _cut(key.tier, MAX_KIND), key.outcome,
         )  # fmt: skip
         gained = {
             "count": made.count,
-            "avoided_pico_usd": made.avoided,
+            # What does not fit is hostile, and must not keep all else from being written.
+            "avoided_pico_usd": min(made.avoided, _MAX_NUMBER),
             "avoided_unknown": made.unknown,
             "saved_ms": made.milliseconds,
         }
         sums.gain(hour, _cut(key.tenant or "", MAX_NAME), Counter(gained))
     with transaction.atomic(using=using):
-        sums.write(using)
-        for part in _parts(collected.entries.items(), HITS_AT_ONCE):
+        # Entries, then sums, each in the order of their keys: as importers do, so that nobody waits for each other.
+        for part in _parts(sorted(collected.entries.items()), HITS_AT_ONCE):
             _add_hits(dict(part), using, namespace, at)
+        sums.write(using)
 
 
 def _add_hits(hits: Mapping[bytes, int], using: str, namespace: str, at: float) -> None:
@@ -379,9 +411,11 @@ def _add_hits(hits: Mapping[bytes, int], using: str, namespace: str, at: float) 
         default=Value(0),
         output_field=BigIntegerField(),
     )
-    CacheEntry.objects.using(using).filter(namespace=namespace, key__in=sorted(names)).update(
-        hits=F("hits") + gained, last_hit_at=_time(at)
-    )
+    rows = CacheEntry.objects.using(using).filter(namespace=namespace, key__in=sorted(names))
+    if connections[using].features.has_select_for_update:
+        # An update alone locks rows in an order of its own.
+        list(rows.select_for_update().order_by("key").values_list("pk"))
+    rows.update(hits=F("hits") + gained, last_hit_at=_time(at))
 
 
 def _parts(items: Iterable[T], size: int) -> Iterable[list[T]]:
@@ -399,14 +433,30 @@ def _is_id(text: str) -> bool:
 
 
 def _time(at: Any) -> datetime:
+    """Return a time as the database takes it; ValueError or TypeError for what is none."""
     if isinstance(at, bool) or not isinstance(at, int | float):
         raise TypeError
-    return datetime.fromtimestamp(at, UTC)
+    if not 0 <= at < _LAST_TIME:
+        raise ValueError
+    return stored_time(at)
 
 
-def _number(facts: Mapping[str, Any], name: str) -> int | None:
+def stored_time(at: float) -> datetime:
+    """Return a Unix time as the project's databases keep times: naive, in its time zone, where ``USE_TZ`` is off."""
+    moment = datetime.fromtimestamp(at, UTC)
+    # Without its fold, which a database does not keep: a row has to be in the same hour when it is read again.
+    return moment if settings.USE_TZ else timezone.make_naive(moment, timezone.get_default_timezone()).replace(fold=0)
+
+
+def _unix(stored: datetime) -> float:
+    if timezone.is_naive(stored):
+        stored = timezone.make_aware(stored, timezone.get_default_timezone())
+    return stored.timestamp()
+
+
+def _number(facts: Mapping[str, Any], name: str, most: int = _MAX_NUMBER) -> int | None:
     value = facts.get(name)
-    return value if type(value) is int and 0 <= value < _MAX_NUMBER else None
+    return value if type(value) is int and 0 <= value < most else None
 
 
 def _words(value: Any) -> list[str]:

@@ -124,11 +124,13 @@ def _sums(start: datetime | None, by: By | None) -> dict[str, _Made]:
 
     from llmcache.engine import process
     from llmcache.models import TenantDay, UsageBucket
+    from llmcache.money.ledger import stored_time
 
     table: type[TenantDay | UsageBucket] = TenantDay if by == "tenant" else UsageBucket
     rows = table._default_manager.using(process.current().settings.database).order_by()
     if start is not None:
-        rows = rows.filter(day__gte=start.date()) if by == "tenant" else rows.filter(hour__gte=start)
+        since = {"day__gte": start.date()} if by == "tenant" else {"hour__gte": stored_time(start.timestamp())}
+        rows = rows.filter(**since)
     groups = ("outcome",) if by is None else ("outcome", by)
     made: defaultdict[str, _Made] = defaultdict(dict)
     for row in rows.values(*groups).annotate(**{f"sum_{name}": Sum(name) for name in _SUMS}):

@@ -8,7 +8,9 @@ claimed by the next process of this machine, and what has no end there is in dou
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
+import os
 import sys
 import threading
 import time
@@ -61,50 +63,66 @@ class _LaterError(Exception):
 class Importer:
     """Brings one runtime's journal and counts into the database, on the calling thread's connection."""
 
-    def __init__(self, runtime: Runtime, gate: Gate | None = None) -> None:
+    def __init__(self, runtime: Runtime, gate: Gate | None = None, connect: Callable[[], None] = lambda: None) -> None:
         self._runtime = runtime
         self._using = runtime.settings.database
         self._gate = gate
+        self._connect = connect
         self._hour: int | None = None
         self._chunk = FEWEST_RECORDS * 4
         self._done: dict[Any, int] = {}
         self._held_back: dict[str, JournalRecord] = {}
+        self._ready: list[JournalRecord] = []
         self.damaged = 0
         """Lines that could not be read, or of which no row could be made."""
 
     def import_own(self) -> None:
         """Import what this process's journal has got since the last time. Raises the database's errors."""
         journal = self._runtime.journal
+        self._drain()
         for file in journal.files():
             self._import_file(file)
         journal.rotate()
         if journal.folder is None or not journal.keeps_up:
             lines = journal.waiting_lines()
-            self._import_live(read_lines(lines, journal.namespace))
+            self._queue(read_lines(lines, journal.namespace))
             journal.forget_waiting(lines)
+            self._drain()
 
     def _import_file(self, file: OwnFile) -> None:
         done = self._done.get(file.held, 0)
-        if file.size > done:
-            self._import_live(read_part(file.path, done, file.size, self._runtime.namespace))
-            self._done[file.held] = file.size
+        while done < file.size:
+            contents, done = read_part(file.path, done, file.size, self._runtime.namespace)
+            self._queue(contents)
+            self._done[file.held] = done
+            self._drain()
         if not file.current:
             self._runtime.journal.remove(file)
             self._done.pop(file.held, None)
 
-    def _import_live(self, contents: JournalContents) -> None:
-        """Import calls that have ended, and keep the starts of those under way: their lines are in the files."""
-        ready: list[JournalRecord] = []
-        held_back = dict(self._held_back)
+    def _queue(self, contents: JournalContents) -> None:
+        """Take in calls that have ended, and keep the starts of those under way: their lines are in the files."""
         for record in contents.records:
             if record.event == "started":
-                held_back[record.call_id] = record
+                self._held_back[record.call_id] = record
                 continue
-            start = held_back.pop(record.call_id, None)
-            ready += [record] if start is None else [start, record]
-        self._write(ready, ())
-        self._held_back = held_back
+            start = self._held_back.pop(record.call_id, None)
+            self._ready += [record] if start is None else [start, record]
         self._note_damage(contents.damaged)
+
+    def _drain(self) -> None:
+        """Write what was taken in; what cannot be written now stays, in the file and here."""
+        while self._ready:
+            part = self._ready[: self._chunk]
+            imported = self._write_part(part, ())
+            del self._ready[: len(part)]
+            self._note_damage(imported.unusable)
+
+    def remove_imported(self) -> None:
+        """Delete this process's files as far as each of their lines is in the database."""
+        for file in self._runtime.journal.files():
+            if self._done.get(file.held) == file.size:
+                self._runtime.journal.remove(file)
 
     def import_dead(self) -> None:
         """Import the files of processes that have ended, and delete them. Raises the database's errors."""
@@ -149,11 +167,15 @@ class Importer:
         place = 0
         while place < len(records):
             part = records[place : place + self._chunk]
-            doubtful = [record.call_id for record in part if record.call_id in in_doubt]
-            began = time.monotonic()
-            imported.add(self._through(lambda part=part, doubtful=doubtful: self._import(part, doubtful)))
-            self._adapt(time.monotonic() - began)
+            imported.add(self._write_part(part, in_doubt))
             place += len(part)
+        return imported
+
+    def _write_part(self, part: Sequence[JournalRecord], in_doubt: Collection[str]) -> Imported:
+        doubtful = [record.call_id for record in part if record.call_id in in_doubt]
+        began = time.monotonic()
+        imported: Imported = self._through(lambda: self._import(part, doubtful))
+        self._adapt(time.monotonic() - began)
         return imported
 
     def _import(self, part: Sequence[JournalRecord], doubtful: Sequence[str]) -> Imported:
@@ -169,6 +191,8 @@ class Importer:
 
     def _through(self, write: Callable[[], Any]) -> Any:
         """Let something write, on SQLite through the gate. Raises ``_LaterError`` where that is shut."""
+        _require_no_fork()
+        self._connect()
         if self._gate is None:
             return write()
         try:
@@ -295,15 +319,11 @@ class Writer:
     def _cycle(self, *, claims: bool, counts: bool, closing: bool) -> _Result:
         """Import what there is, and return what came of it."""
         try:
-            importer = self._ready()
-            importer.import_own()
-            if claims:
-                importer.import_dead()
-            if counts:
-                importer.write_counts()
-            if closing:
-                for file in self._runtime.journal.files():
-                    self._runtime.journal.remove(file)
+            if not self._on_sqlite:
+                self._import(claims=claims, counts=counts, closing=closing)
+            else:
+                with _between_forks, contextlib.closing(connections[self._using]):
+                    self._import(claims=claims, counts=counts, closing=closing)
         except _LaterError:
             return "later"
         except Exception as error:  # noqa: BLE001  # a thread that died of it would never import again
@@ -317,12 +337,28 @@ class Writer:
             logger.warning("The ledger's database %r is written again.", self._using)
         return "done"
 
-    def _ready(self) -> Importer:
-        """Return the importer, with a connection that works and, on SQLite, waits for nobody."""
+    @property
+    def _on_sqlite(self) -> bool:
+        return connections[self._using].vendor == "sqlite"
+
+    def _import(self, *, claims: bool, counts: bool, closing: bool) -> None:
+        if self._importer is None:
+            self._importer = Importer(self._runtime, gate if self._on_sqlite else None, self._connect)
+        self._importer.import_own()
+        if claims:
+            self._importer.import_dead()
+        if counts:
+            self._importer.write_counts()
+        if closing:
+            self._importer.remove_imported()
+
+    def _connect(self) -> None:
+        """Have a connection that works and, on SQLite, waits for nobody."""
         connection: BaseDatabaseWrapper = connections[self._using]
+        if connection.in_atomic_block:
+            return
         connection.close_if_unusable_or_obsolete()
-        on_sqlite = connection.vendor == "sqlite"
-        if on_sqlite and connection.connection is None:
+        if self._on_sqlite and connection.connection is None:
             connection.ensure_connection()
             # Who waits while it holds a lock makes a caller's transaction fail: later is soon enough.
             with connection.cursor() as cursor:
@@ -332,9 +368,6 @@ class Writer:
             gate.hide(connection)
             if _with_patience not in connection.execute_wrappers:
                 connection.execute_wrappers.append(_with_patience)
-        if self._importer is None:
-            self._importer = Importer(self._runtime, gate if on_sqlite else None)
-        return self._importer
 
     def _note_trouble(self, error: Exception) -> None:
         """Log once for each change of what is wrong."""
@@ -347,6 +380,34 @@ class Writer:
             "cost until it can. When tables are missing, run: manage.py migrate",
             self._using, name, str(error).splitlines()[0][:200] if str(error) else "",
         )  # fmt: skip
+
+
+# A child in which a connection to SQLite is open that its parent made has wrong notions of who holds which lock: its
+# own connections to that file would hold none. So the writer's is open within a cycle only, and forks wait for its end.
+_between_forks = threading.Lock()
+_fork_is_due = False
+
+
+def _require_no_fork() -> None:
+    if _fork_is_due:
+        raise _LaterError
+
+
+def _before_fork() -> None:
+    global _fork_is_due
+    _fork_is_due = True
+    _between_forks.acquire()
+    _fork_is_due = False
+
+
+def _reset_in_child() -> None:
+    global _between_forks, _fork_is_due
+    _between_forks, _fork_is_due = threading.Lock(), False
+
+
+os.register_at_fork(
+    before=_before_fork, after_in_parent=lambda: _between_forks.release(), after_in_child=_reset_in_child
+)
 
 
 def _with_patience(execute: Callable[..., Any], *statement: Any) -> Any:

@@ -124,6 +124,17 @@ def test_what_is_wrong_is_raised_where_the_call_is_awaited(twin: Any, sandbox: S
     assert sandbox.received == 0
 
 
+@pytest.mark.parametrize("timeout", [1e6, timedelta(days=11)])
+def test_a_timeout_almost_beyond_all_bounds(timeout: Any, sandbox: Sandbox) -> None:
+    assert isinstance(asyncio.run(llmcache.aextract("Ada", Person, timeout=timeout)), Person)
+
+
+def test_what_cannot_be_copied_is_refused_where_it_is_awaited(sandbox: Sandbox) -> None:
+    coroutine = llmcache.aextract("Ada", Person, stop=[threading.Lock()])
+    with pytest.raises(llmcache.InvalidRequest, match="stop= is no JSON"):
+        asyncio.run(coroutine)
+
+
 def test_a_hit_in_memory_needs_no_other_thread(sandbox: Sandbox) -> None:
     llmcache.extract("Ada", Person)
     coroutine = llmcache.aextract("Ada", Person)

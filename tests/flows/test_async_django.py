@@ -170,3 +170,12 @@ def test_a_browser_that_is_gone_before_a_retry_pays_for_none(sandbox: Sandbox) -
     sandbox.release()
     wait_until(lambda: background_calls() == 0)
     assert sandbox.received == 1
+
+
+@here
+@pytest.mark.django_db
+def test_what_was_paid_is_in_the_ledger_when_the_call_is_answered(sandbox: Sandbox) -> None:
+    asyncio.run(AsyncClient().get("/async/", {"text": "Ada"}))
+    Client().get("/async/", {"text": "Ada"})
+    stats = llmcache.stats()
+    assert (stats.misses, stats.hits, stats.calls, stats.calls_in_doubt) == (1, 1, 1, 0)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ class Worker:
         command = [sys.executable, "-W", "error::ResourceWarning", "-m", "tests.flows.async_worker", word]
         self.process = subprocess.Popen(
             command, env=child_environment(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
 
     def hear(self) -> dict[str, Any]:
@@ -56,7 +57,9 @@ def working(word: str) -> Iterator[Worker]:
     try:
         yield worker
     finally:
-        worker.process.kill()
+        # With its children, which hold its pipes.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(worker.process.pid, signal.SIGKILL)
         worker.process.communicate()
 
 
