@@ -103,6 +103,11 @@ class Runtime:
         provider = self.provider(alias)
         return self.plans.get(annotation, provider, name, system, kind, self.settings.version, params)
 
+    @property
+    def lines_lost(self) -> int:
+        """How many lines of journals this process had to drop, or could not read."""
+        return self.journal.lost + self.writer.lines_unread
+
     def close(self) -> None:
         """Close files and connections; entries stay where they are."""
         self.writer.stop(_STOP_SECONDS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal, overload
@@ -58,6 +58,9 @@ class Stats:
     """The most that those can have cost; None when that is not known of each of them."""
     calls_unpriced: int
     """Attempts that ended, and whose cost is not known."""
+    lines_lost: int = 0
+    """Lines of journals that this process had to drop, or could not read: what they said is in none of the figures.
+    Only in the whole, not in a part ``by``."""
 
     @property
     def coverage(self) -> float | None:
@@ -78,13 +81,14 @@ def stats(since: datetime | timedelta | None = None, by: By | None = None) -> St
     """
     if by is not None and by not in _BY:
         raise InvalidRequest(f"by= must be one of {', '.join(map(repr, _BY))}, or None; got {by!r}.")
+    from llmcache.engine import process
     from llmcache.flushing import flush
 
     start = _start(since)
     flush()
     sums = _sums(start, by)
     if by is None:
-        return _stats(sums.get("", {}))
+        return replace(_stats(sums.get("", {})), lines_lost=process.current().lines_lost)
     return {name: _stats(made) for name, made in sorted(sums.items())}
 
 

@@ -338,6 +338,11 @@ class Writer:
         return "done"
 
     @property
+    def lines_unread(self) -> int:
+        """How many lines could not be read, or no row be made of."""
+        return 0 if self._importer is None else self._importer.damaged
+
+    @property
     def _on_sqlite(self) -> bool:
         return connections[self._using].vendor == "sqlite"
 
