@@ -24,6 +24,7 @@ def blocks(text: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
 
 
+@pytest.mark.django_db
 def test_the_readmes_examples_run(sandbox: Sandbox) -> None:
     """In the page's order, as a reader would type them; only what the page speaks of as the reader's own is given."""
     text = "The printer is on fire"
