@@ -11,7 +11,7 @@ from llmcache.testing.sandbox import Sandbox
 from tests.services import Postgres
 from tests.toys import Toy, bill
 
-CALLS = 300
+CALLS = int(os.environ.get("LLMCACHE_TEST_OUTAGE_CALLS", "300"))
 """How many calls are answered while the database is stopped, at the least."""
 SECONDS = float(os.environ.get("LLMCACHE_TEST_OUTAGE_SECONDS", "2"))
 """How long it is stopped, at the least."""
