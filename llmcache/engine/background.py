@@ -101,9 +101,10 @@ async def run(
         if alarm is not None:
             alarm.cancel()
         if not errand.ended:
-            # Whoever has gone will not ask what became of it.
-            answer.cancel()
             loop.call_soon_threadsafe(errand.desert)
+            # Whoever has gone will not ask what became of it. A loop that is closed says so here.
+            with contextlib.suppress(RuntimeError):
+                answer.cancel()
 
 
 def _give_up(answer: asyncio.Future[Any], seconds: float) -> None:

@@ -74,6 +74,7 @@ class Runtime:
         self.ledger_sync = _ledger_sync(settings, self.namespace) if settings.ledger_sync and test is None else None
         # A test's lines and counts are brought into the database by `flush` alone.
         self.counts = Counts(self.writer.begin) if test is None else Counts()
+        self._closed = False
         self._lock = threading.Lock()
         # What the hit path compares, in the form in which it compares it.
         self.monotonic = self.clock.monotonic
@@ -91,6 +92,9 @@ class Runtime:
                 )
             with self._lock:
                 provider = self._providers.setdefault(alias, OpenAIProvider(alias, known[alias]))
+            if self._closed:
+                # Of a call that is still under way.
+                provider.close()
         return provider
 
     def plan(self, annotation: Any, model: str, system: str | None, kind: str | None, params: dict[str, Any]) -> Plan:
@@ -113,6 +117,7 @@ class Runtime:
         self.writer.stop(_STOP_SECONDS)
         self.journal.close()
         self.tiers.close()
+        self._closed = True
         for provider in self._providers.values():
             provider.close()
 
@@ -121,6 +126,7 @@ class Runtime:
         self.journal.close()
         self.tiers.close()
         if successor._providers is not self._providers:
+            self._closed = True
             for provider in self._providers.values():
                 provider.close()
 

@@ -27,6 +27,10 @@ COMMIT_SECONDS: Final = 1.0
 """How long a caller's statement waits for a commit that has begun: SQLite itself would let it wait for longer."""
 
 
+_Owner = weakref.ref[threading.Thread]
+"""The thread that made a connection, without which nobody else uses it."""
+
+
 class GivenUpError(Exception):
     """A caller wants to go on: the writer leaves without having written."""
 
@@ -35,12 +39,12 @@ class Gate:
     """One process's gate to the database of an alias."""
 
     def __init__(self) -> None:
+        self._shown: weakref.WeakKeyDictionary[BaseDatabaseWrapper, _Owner] = weakref.WeakKeyDictionary()
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
-        """Forget who was inside in the parent."""
+        """Forget who was inside in the parent; the forking thread's connections are the child's."""
         self._changed = threading.Condition()
-        self._shown: weakref.WeakSet[BaseDatabaseWrapper] = weakref.WeakSet()
         self._inside: int | None = None
         self._committing = False
         self._wanted = False
@@ -48,24 +52,28 @@ class Gate:
     def show(self, connection: BaseDatabaseWrapper) -> None:
         """Let the writer look at a connection of the calling thread from now on."""
         with self._changed:
-            self._shown.add(connection)
+            self._shown[connection] = weakref.ref(threading.current_thread())
         if self._wait_outside not in connection.execute_wrappers:
             connection.execute_wrappers.insert(0, self._wait_outside)
 
     def hide(self, connection: BaseDatabaseWrapper) -> None:
         """Look at a connection no more: it is the writer's own."""
         with self._changed:
-            self._shown.discard(connection)
+            self._shown.pop(connection, None)
         if self._wait_outside in connection.execute_wrappers:
             connection.execute_wrappers.remove(self._wait_outside)
 
     def is_clear(self, alias: str) -> bool:
-        """Return whether no connection to a database of this alias is inside a transaction."""
+        """Return whether no connection to a database of this alias is inside a transaction.
+
+        One that its thread has left behind is in nobody's way, unless other threads share it.
+        """
         return not any(
             connection.alias == alias
             and connection.connection is not None
             and (connection.in_atomic_block or not connection.autocommit)
-            for connection in self._shown.copy()
+            and (_is_alive(owner) or connection.allow_thread_sharing)
+            for connection, owner in self._shown.copy().items()
         )
 
     @contextmanager
@@ -117,6 +125,15 @@ class Gate:
                 if left <= 0:
                     return
                 self._changed.wait(left)
+
+
+def _is_alive(owner: _Owner) -> bool:
+    thread = owner()
+    try:
+        return thread is not None and thread.is_alive()
+    except RuntimeError:
+        # How one that other code than Python's has started says so.
+        return False
 
 
 gate = Gate()

@@ -43,6 +43,8 @@ COUNT_SECONDS = 5.0
 CLAIM_SECONDS = 30.0
 LATER_SECONDS = 0.02
 """How long to wait when somebody else is writing, or a caller is in a transaction."""
+PATIENCE_SECONDS = 0.5
+"""How long records of which some are written wait for their turn before all of them come later."""
 EXIT_SECONDS = 5.0
 """How long the end of the interpreter waits for the last cycle; what is left stays in the journal's file."""
 
@@ -80,19 +82,26 @@ class Importer:
         """Import what this process's journal has got since the last time. Raises the database's errors."""
         journal = self._runtime.journal
         self._drain()
+        # Before the files are looked at: what has ended by now has its last line in them, or none that can be read.
+        ended = self._held_back.keys() - journal.open_calls()
         for file in journal.files():
             self._import_file(file)
         journal.rotate()
         if journal.folder is None or not journal.keeps_up:
             lines = journal.waiting_lines()
             self._queue(read_lines(lines, journal.namespace))
-            journal.forget_waiting(lines)
             self._drain()
+            journal.forget_waiting(lines)
+        self._import_endless(ended)
 
     def _import_file(self, file: OwnFile) -> None:
         done = self._done.get(file.held, 0)
         while done < file.size:
-            contents, done = read_part(file.path, done, file.size, self._runtime.namespace)
+            try:
+                contents, done = read_part(file.path, done, file.size, self._runtime.namespace)
+            except FileNotFoundError:
+                # Somebody has deleted it, and must not hold up what comes after.
+                contents, done = JournalContents([], 1, 0), file.size
             self._queue(contents)
             self._done[file.held] = done
             self._drain()
@@ -118,11 +127,24 @@ class Importer:
             del self._ready[: len(part)]
             self._note_damage(imported.unusable)
 
-    def remove_imported(self) -> None:
-        """Delete this process's files as far as each of their lines is in the database."""
-        for file in self._runtime.journal.files():
-            if self._done.get(file.held) == file.size:
-                self._runtime.journal.remove(file)
+    def _import_endless(self, ended: Collection[str]) -> None:
+        """Import calls that have ended, and whose last line is damaged or was dropped, as in doubt."""
+        starts = [self._held_back[call_id] for call_id in ended if call_id in self._held_back]
+        self._write(starts, ended)
+        for start in starts:
+            del self._held_back[start.call_id]
+
+    def finish(self) -> None:
+        """Import what is left when the process ends, and delete its files. Raises the database's errors."""
+        journal = self._runtime.journal
+        self.import_own()
+        # Of calls under way whose start is in no file, the next process would not know.
+        self.import_finished(read_lines(journal.waiting_lines(), journal.namespace))
+        for file in journal.files():
+            if self._done.get(file.held) != file.size:
+                # Another thread has written meanwhile.
+                raise _LaterError
+            journal.remove(file)
 
     def import_dead(self) -> None:
         """Import the files of processes that have ended, and delete them. Raises the database's errors."""
@@ -143,13 +165,17 @@ class Importer:
         self._note_damage(contents.damaged + imported.unusable)
         return imported
 
+    def collect_counts(self) -> None:
+        """Let what was counted until now be of this hour, whenever the database takes it."""
+        hour = hour_of(self._runtime.clock.wall())
+        # The writer wakes at the end of an hour: what was counted until then is of the hour before.
+        self._runtime.counts.collect(hour if self._hour is None else self._hour)
+        self._hour = hour
+
     def write_counts(self) -> None:
         """Add what was counted to the sums. Raises the database's errors; then it waits."""
+        self.collect_counts()
         counts, now = self._runtime.counts, self._runtime.clock.wall()
-        hour = hour_of(now)
-        # The writer wakes at the end of an hour: what was counted until then is of the hour before.
-        counts.collect(hour if self._hour is None else self._hour)
-        self._hour = hour
         collected = counts.take_waiting()
         if not collected:
             return
@@ -164,11 +190,19 @@ class Importer:
 
     def _write(self, records: Sequence[JournalRecord], in_doubt: Collection[str]) -> Imported:
         imported = Imported()
-        place = 0
+        place, until = 0, 0.0
         while place < len(records):
             part = records[place : place + self._chunk]
-            imported.add(self._write_part(part, in_doubt))
-            place += len(part)
+            try:
+                imported.add(self._write_part(part, in_doubt))
+            except (_LaterError, OperationalError) as error:
+                # What begins anew each time that a caller is in a transaction comes to no end.
+                if time.monotonic() >= until or _fork_is_due or not _is_later(error):
+                    raise
+                time.sleep(LATER_SECONDS)
+            else:
+                place += len(part)
+                until = time.monotonic() + PATIENCE_SECONDS
         return imported
 
     def _write_part(self, part: Sequence[JournalRecord], in_doubt: Collection[str]) -> Imported:
@@ -324,10 +358,8 @@ class Writer:
             else:
                 with _between_forks, contextlib.closing(connections[self._using]):
                     self._import(claims=claims, counts=counts, closing=closing)
-        except _LaterError:
-            return "later"
         except Exception as error:  # noqa: BLE001  # a thread that died of it would never import again
-            if _is_busy(error):
+            if _is_later(error):
                 return "later"
             self._note_trouble(error)
             connections[self._using].close()
@@ -349,13 +381,15 @@ class Writer:
     def _import(self, *, claims: bool, counts: bool, closing: bool) -> None:
         if self._importer is None:
             self._importer = Importer(self._runtime, gate if self._on_sqlite else None, self._connect)
+        if counts:
+            self._importer.collect_counts()
         self._importer.import_own()
-        if claims:
-            self._importer.import_dead()
         if counts:
             self._importer.write_counts()
+        if claims:
+            self._importer.import_dead()
         if closing:
-            self._importer.remove_imported()
+            self._importer.finish()
 
     def _connect(self) -> None:
         """Have a connection that works and, on SQLite, waits for nobody."""
@@ -389,7 +423,8 @@ class Writer:
 
 # A child in which a connection to SQLite is open that its parent made has wrong notions of who holds which lock: its
 # own connections to that file would hold none. So the writer's is open within a cycle only, and forks wait for its end.
-_between_forks = threading.Lock()
+# (Reentrant: a log handler that the writer calls may fork.)
+_between_forks = threading.RLock()
 _fork_is_due = False
 
 
@@ -407,7 +442,7 @@ def _before_fork() -> None:
 
 def _reset_in_child() -> None:
     global _between_forks, _fork_is_due
-    _between_forks, _fork_is_due = threading.Lock(), False
+    _between_forks, _fork_is_due = threading.RLock(), False
 
 
 os.register_at_fork(
@@ -421,9 +456,9 @@ def _with_patience(execute: Callable[..., Any], *statement: Any) -> Any:
     return execute(*statement)
 
 
-def _is_busy(error: Exception) -> bool:
-    """Return whether SQLite only said that somebody else is writing."""
-    return isinstance(error, OperationalError) and "is locked" in str(error)
+def _is_later(error: Exception) -> bool:
+    """Return whether a caller is in a transaction, or SQLite only said that somebody else is writing."""
+    return isinstance(error, _LaterError) or (isinstance(error, OperationalError) and "is locked" in str(error))
 
 
 _at_exit = False

@@ -19,7 +19,7 @@ from pydantic import BaseModel, field_validator
 import llmcache
 from llmcache.engine import background, process
 from llmcache.testing.sandbox import Sandbox, faults
-from tests.conftest import JournalReader, MovedClock
+from tests.conftest import JournalReader, MovedClock, llmcache_settings
 
 TWINS = (llmcache.aextract, llmcache.aextract_with_info, llmcache.aextract_with_completion)
 
@@ -269,12 +269,12 @@ def test_200_event_loops_one_after_the_other(sandbox: Sandbox) -> None:
 
 
 def test_a_coroutine_that_is_never_awaited_costs_nothing(sandbox: Sandbox) -> None:
-    coroutine = llmcache.aextract("Ada", Person)
-    coroutine.close()
-    with pytest.warns(RuntimeWarning, match="never awaited"):
-        del coroutine
+    def forget() -> None:
         llmcache.aextract("Ada", Person)
         gc.collect()
+
+    with pytest.warns(RuntimeWarning, match="never awaited"):
+        forget()
     assert (sandbox.received, background_calls()) == (0, 0)
 
 
@@ -288,6 +288,14 @@ def test_the_text_is_not_in_an_error_report(fault: Any, sandbox: Sandbox) -> Non
     frames = reporter.get_traceback_frames()
     assert len(frames) > 6
     assert [frame["function"] for frame in frames if "Canary" in repr(frame["vars"])] == []
+
+
+def test_settings_are_read_at_the_call(sandbox: Sandbox, journal: JournalReader) -> None:
+    coroutine = llmcache.aextract("Ada", Person)
+    with llmcache_settings(PROVIDERS={"openai": {"base_url": "http://127.0.0.1:1/v1", "api_key": "x"}}):
+        asyncio.run(coroutine)
+    assert sandbox.received == 1
+    assert [record.event for record in journal.records()] == ["started", "settled"]
 
 
 def test_a_runtime_that_is_closed_meanwhile_is_the_calls_own_to_the_end(

@@ -1,7 +1,8 @@
-"""Every way in which a provider can fail an asynchronous call: the same error, journal and bounds as a synchronous one."""
+"""Every way in which a provider can fail an asynchronous call: error, journal and bounds as of a synchronous one."""
 
 import asyncio
 import contextlib
+import gzip
 import http.server
 import pickle
 import socket
@@ -17,8 +18,15 @@ import llmcache
 from llmcache.providers import deadline
 from llmcache.testing.sandbox import Sandbox, faults
 from tests.conftest import JournalReader, llmcache_settings
-from tests.flows.test_environment import Quiet, serving
+from tests.flows.test_environment import serving
 from tests.flows.test_faults import FAULTS, GOLD, TEXT, Person
+
+
+class Quiet(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        pass
 
 
 @pytest.fixture
@@ -140,6 +148,56 @@ def test_a_reader_that_does_not_read_is_bounded(sandbox: Sandbox) -> None:
             asyncio.run(llmcache.aextract("x" * 20_000_000, Person, timeout=0.7))
 
 
+def test_a_reader_that_reads_slowly_is_bounded(sandbox: Sandbox) -> None:
+    over = threading.Event()
+
+    def read(server: socket.socket) -> None:
+        with contextlib.suppress(OSError), server.accept()[0] as connection:
+            # Each piece is taken in time; all of them would take minutes.
+            while connection.recv(2**16) and not over.wait(0.1):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        # Small, or the system takes and tells of megabytes at a time.
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+        thread = threading.Thread(target=read, args=(server,))
+        thread.start()
+        there = {"openai": {"base_url": f"http://127.0.0.1:{server.getsockname()[1]}/v1", "api_key": "sandbox"}}
+        began = time.monotonic()
+        try:
+            with llmcache_settings(PROVIDERS=there, MAX_TEXT_BYTES=2**27), pytest.raises(llmcache.ProviderTimeout):
+                asyncio.run(llmcache.aextract("x" * 40_000_000, Person, timeout=2.0))
+        finally:
+            over.set()
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+        assert time.monotonic() - began < 10  # before the alarm of the caller that waits for a loop that is held up
+
+
+def test_the_body_of_an_error_is_bounded_and_not_unpacked(sandbox: Sandbox) -> None:
+    bodies = [b"0" * 5_000_000, gzip.compress(b"0" * 50_000_000)]
+
+    class Failing(Quiet):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            body = bodies.pop(0)
+            self.send_response(500)
+            if body[:2] == b"\x1f\x8b":
+                self.send_header("content-encoding", "gzip")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                self.wfile.write(body)
+
+    with serving(Failing) as address:
+        there = {"openai": {"base_url": f"{address}/v1", "api_key": "sandbox"}}
+        with llmcache_settings(PROVIDERS=there, MAX_VALUE_BYTES=1_000_000):
+            for code in ("reply_too_large", "provider_unavailable"):
+                with pytest.raises(llmcache.ProviderError) as caught:
+                    asyncio.run(llmcache.aextract("Ada", Person, max_retries=0))
+                assert caught.value.code == code
+
+
 def test_a_proxy_of_the_environment_is_used_and_bounded(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     wait = threading.Event()
@@ -210,18 +268,13 @@ def test_the_body_is_the_one_of_a_synchronous_call(provider: Sandbox) -> None:
 def test_connections_are_kept_and_used_again(provider: Sandbox) -> None:
     peers: set[Any] = set()
 
-    class Counting(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Counting(Quiet):
         def do_POST(self) -> None:
             peers.add(self.client_address)
             self.rfile.read(int(self.headers["content-length"]))
             self.send_response(400)
             self.send_header("content-length", "0")
             self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-            pass
 
     with serving(Counting) as address:
         there = {"openai": {"base_url": f"{address}/v1", "api_key": "sandbox"}}

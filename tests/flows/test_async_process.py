@@ -88,6 +88,9 @@ def test_the_first_call_of_a_process_holds_up_no_loop(sandbox: Sandbox, capsys: 
     done = {(thread.split("-", 2)[0] == "llmcache", what, of) for thread, what, of in told["done"]}
     imported = {of for ours, what, of in done if ours and what == "import"}
     assert {"openai", "httpx2", "genai_prices", "llmcache.answering"} <= imported
+    # Nor any other flight.
+    heavy = {thread.rstrip("1234") for thread, what, of in told["done"] if of in ("openai", "httpx2", "genai_prices")}
+    assert heavy == {"llmcache-files-"}
     waits = {what for ours, what, _ in done if ours}
     assert {"fsync", "sqlite3.connect", "socket.connect"} <= waits
     callers = {(what, of.rsplit("/", 1)[-1]) for ours, what, of in done if not ours and what != "import"}

@@ -54,7 +54,9 @@ def test_a_worker_that_forks_loses_no_call_and_no_count(warm: str, sandbox: Sand
     (toy.folder / "worker.py").write_text(APP)
     toy.run("-c", SEND, str(TASKS))
     arguments = ("-m", "celery", "-A", "worker", "worker", "--pool=prefork", "--concurrency=3", "--loglevel=WARNING")
-    with toy.started(*arguments, "--without-gossip", "--without-mingle", "--without-heartbeat", TOY_WARM=warm) as worker:
+    with toy.started(
+        *arguments, "--without-gossip", "--without-mingle", "--without-heartbeat", TOY_WARM=warm
+    ) as worker:
         expected = TASKS + bool(warm)
         until = time.monotonic() + 90
         while (sandbox.calls < expected or list((toy.folder / "queue").glob("*.msg"))) and time.monotonic() < until:

@@ -119,9 +119,7 @@ def test_facts_that_make_no_line_are_their_senders_alone(tmp_path: Path) -> None
     journal.close()
 
 
-def test_a_folder_that_cannot_be_written_holds_nobody_up(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_folder_that_cannot_be_written_holds_nobody_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("")
     journal = Journal(tmp_path / "file" / "folder", "abc")
     told = Told()
