@@ -1,5 +1,6 @@
 """Print the table: ``python -m benchmarks``. Ratios are of one run; times belong to this machine and moment."""
 
+import itertools
 import os
 import platform
 import tempfile
@@ -17,14 +18,15 @@ def main() -> None:
     django.setup()
     from importlib.metadata import version
 
-    from benchmarks import asynchronous, hits, imports, misses
+    from benchmarks import asynchronous, hits, imports, ledger, misses
 
     with _place:
         names = ("django", "pydantic", "openai")
         print(f"CPython {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in names))
         print(f"{os.cpu_count()} cores, {platform.machine()}; medians of interleaved rounds\n")
         place = Path(_place.name)
-        for line in (*hits.report(), *misses.report(place), *asynchronous.report(place), *imports.report()):
+        reports = (hits.report(), misses.report(place), ledger.report(), asynchronous.report(place), imports.report())
+        for line in itertools.chain(*reports):
             print(line, flush=True)
 
 

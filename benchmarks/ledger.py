@@ -63,7 +63,7 @@ def _lines(now: Runtime) -> float:
     return statistics.median(interleaved({"lines": lines}, number=_CALLS // 20, rounds=20)["lines"])
 
 
-def _spent():  # noqa: ANN202
+def _spent():
     from llmcache.engine.call import Spent
 
     return Spent(1, Usage(200, 0, 20), 90_000_000)

@@ -52,8 +52,8 @@ def check_tables(databases: Sequence[str] | None = None, **_: Any) -> list[check
     if conf.problems(raw) or (alias := conf.read(raw).database) not in (databases or ()):
         return []
     executor = MigrationExecutor(connections[alias])
-    # `migrate` makes this check before it does what the warning asks for, and a new database is about to be migrated.
-    if sys.argv[1:2] == ["migrate"] or not executor.loader.applied_migrations:
+    # `migrate` makes this check before it does what the warning asks for.
+    if sys.argv[1:2] == ["migrate"]:
         return []
     targets = [key for key in executor.loader.graph.leaf_nodes() if key[0] == "llmcache"]
     if not executor.migration_plan(targets):

@@ -130,7 +130,7 @@ async def answer(runtime: Runtime | None, errand: Errand[Any], *given: Any, **wi
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
-_selector: selectors.BaseSelector = selectors.DefaultSelector()
+_selector: selectors.BaseSelector | None = None
 _errands: set[Errand[Any]] = set()
 
 
@@ -186,7 +186,7 @@ _inherited: list[object] = []
 
 def _reset_in_child() -> None:
     global _lock, _loop, _errands
-    if _loop is not None:
+    if _loop is not None and _selector is not None:
         _inherited.append((_loop, _errands))
         _release(_selector)
     _lock, _loop, _errands = threading.Lock(), None, set[Errand[Any]]()

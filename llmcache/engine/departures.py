@@ -137,7 +137,9 @@ def replaced_by(stand_in: StandIn) -> Generator[None]:
         yield
     finally:
         with _lock:
-            _stand_ins = tuple(each for each in _stand_ins if each is not stand_in)
+            # The last of them: the same one may stand in for itself.
+            last = max(place for place, each in enumerate(_stand_ins) if each is stand_in)
+            _stand_ins = (*_stand_ins[:last], *_stand_ins[last + 1 :])
 
 
 @contextlib.contextmanager

@@ -88,11 +88,14 @@ def _number_of_transaction() -> int:
     """Return the number of the innermost ``TestCase`` transaction; 0 outside of all."""
     # A thread that the test started, or the event loop's, has connections of its own, outside of that transaction: the
     # one that is open in another thread is the running test's all the same.
+    found: dict[str, Any] = {}
     for connection in (*connections.all(initialized_only=True), *_connections.copy()):
         for atomic in reversed(connection.atomic_blocks):
             if getattr(atomic, "_from_testcase", False):
-                return _numbered(atomic)
-    return 0
+                found.setdefault(connection.alias, atomic)
+                break
+    # Of several databases always the same one, in whichever order they are found.
+    return _numbered(found[min(found)]) if found else 0
 
 
 def _numbered(atomic: Any) -> int:

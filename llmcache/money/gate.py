@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, Final
 
+from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
@@ -66,10 +67,12 @@ class Gate:
     def is_clear(self, alias: str) -> bool:
         """Return whether no connection to a database of this alias is inside a transaction.
 
-        One that its thread has left behind is in nobody's way, unless other threads share it.
+        One that its thread has left behind is in nobody's way, unless other threads share it. Another alias of the
+        same file is the same database.
         """
+        file = connections.settings.get(alias, {}).get("NAME")
         return not any(
-            connection.alias == alias
+            (connection.alias == alias or (file is not None and str(connection.settings_dict["NAME"]) == str(file)))
             and connection.connection is not None
             and (connection.in_atomic_block or not connection.autocommit)
             and (_is_alive(owner) or connection.allow_thread_sharing)

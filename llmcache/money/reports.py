@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
+from asgiref.sync import markcoroutinefunction, sync_to_async
+
 from llmcache.exceptions import InvalidRequest
 from llmcache.money.pricing import PICO
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 By = Literal["kind", "model", "tier", "tenant"]
 
+_LAST_YEAR: Final = 9_999
 _BY: Final = ("kind", "model", "tier", "tenant")
 _SUMS: Final = (
     *("count", "avoided_pico_usd", "avoided_unknown", "saved_ms", "attempts", "spent_pico_usd", "unpriced"),
@@ -77,13 +80,16 @@ def stats(since: datetime | timedelta | None = None, by: By | None = None) -> St
 
     ``since``: an aware datetime, or a timedelta back from now; the hour that it lies in counts whole, and by tenant the
     day (UTC). None: since the beginning. ``by``: ``"kind"``, ``"model"``, ``"tier"`` or ``"tenant"``; what has none is
-    under ``""``. Costs one query. Raises ``InvalidRequest`` for other arguments, and the database's own errors.
+    under ``""``, and by tier no part has a hit rate that means something, for misses have no tier. Costs one query.
+    Where ``flush`` returns False, as inside a transaction on SQLite, the figures are those of the last time that it
+    did not. Raises ``InvalidRequest`` for other arguments, ``AsyncContext``, and the database's own errors.
     """
     if by is not None and by not in _BY:
         raise InvalidRequest(f"by= must be one of {', '.join(map(repr, _BY))}, or None; got {by!r}.")
     from llmcache.engine import process
-    from llmcache.flushing import flush
+    from llmcache.flushing import flush, require_no_loop
 
+    require_no_loop("stats")
     start = _start(since)
     flush()
     sums = _sums(start, by)
@@ -96,12 +102,11 @@ def stats(since: datetime | timedelta | None = None, by: By | None = None) -> St
 def astats(since: datetime | timedelta | None = None, by: None = None) -> Coroutine[Any, Any, Stats]: ...
 @overload
 def astats(since: datetime | timedelta | None = None, *, by: By) -> Coroutine[Any, Any, dict[str, Stats]]: ...
+@markcoroutinefunction
 def astats(
     since: datetime | timedelta | None = None, by: By | None = None
 ) -> Coroutine[Any, Any, Stats | dict[str, Stats]]:
     """Do as ``stats``, awaited."""
-    from asgiref.sync import sync_to_async
-
     ask: Any = stats
     return sync_to_async(ask)(since, by=by)
 
@@ -115,7 +120,9 @@ def _start(since: datetime | timedelta | None) -> datetime | None:
         if isinstance(since, datetime) and since.tzinfo is not None:
             return since.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     except OverflowError:
-        return None
+        # Before the calendar begins is the beginning; after its end there is nothing to report.
+        if since > timedelta(0) if isinstance(since, timedelta) else since.year < _LAST_YEAR:
+            return None
     raise InvalidRequest("since= must be a datetime with a time zone, a timedelta, or None.")
 
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from django.db import OperationalError, connections, transaction
+from django.db import DEFAULT_DB_ALIAS, OperationalError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from llmcache.engine.counts import Collected, hour_of
@@ -416,8 +416,9 @@ class Writer:
         self._trouble = name
         logger.warning(
             "The ledger's database %r cannot be written (%s: %s). Calls are answered, and the journal keeps what they "
-            "cost until it can. When tables are missing, run: manage.py migrate",
+            "cost until it can. When tables are missing, run: manage.py migrate%s",
             self._using, name, str(error).splitlines()[0][:200] if str(error) else "",
+            "" if self._using == DEFAULT_DB_ALIAS else f" --database={self._using}",
         )  # fmt: skip
 
 

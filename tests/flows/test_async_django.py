@@ -1,13 +1,15 @@
 """Asynchronous calls in Django's views, over its own handlers."""
 
 import asyncio
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
 from django.core.handlers.asgi import ASGIHandler
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.test import AsyncClient, Client, override_settings
+from django.test import AsyncClient, Client, RequestFactory, override_settings
 from django.urls import path
 from pydantic import BaseModel
 
@@ -179,3 +181,19 @@ def test_what_was_paid_is_in_the_ledger_when_the_call_is_answered(sandbox: Sandb
     Client().get("/async/", {"text": "Ada"})
     stats = llmcache.stats()
     assert (stats.misses, stats.hits, stats.calls, stats.calls_in_doubt) == (1, 1, 1, 0)
+
+
+def test_the_examples_of_the_page_run(sandbox: Sandbox) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "async.md").read_text()
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(compile(block, "async.md", "exec"), names)
+    request = RequestFactory().get("/", {"text": "The printer is on fire"})
+    replies = [
+        asyncio.run(names["inbox"](request)),
+        asyncio.run(names["async_view"](request)),
+        names["sync_view"](request),
+    ]
+    assert {reply.content for reply in replies} == {replies[0].content}
+    assert asyncio.run(names["triage"](["The printer is on fire", "So is the house"]))[1].title
+    assert sandbox.calls == 2

@@ -153,8 +153,8 @@ def test_a_reader_that_reads_slowly_is_bounded(sandbox: Sandbox) -> None:
 
     def read(server: socket.socket) -> None:
         with contextlib.suppress(OSError), server.accept()[0] as connection:
-            # Each piece is taken in time; all of them would take minutes.
-            while connection.recv(2**16) and not over.wait(0.1):
+            # Each piece is taken in time; all of them would take far longer than the call may.
+            while connection.recv(2**16) and not over.wait(0.03):
                 pass
 
     with socket.create_server(("127.0.0.1", 0)) as server:

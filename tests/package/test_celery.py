@@ -1,4 +1,4 @@
-"""A real Celery worker that forks: each child has a journal and counts of its own, and loses none when it is told to end."""
+"""A real Celery worker that forks: each child has a journal and counts of its own, and loses none at its end."""
 
 import time
 from collections.abc import Callable
