@@ -146,7 +146,7 @@ class Journal:
     def files(self) -> list[OwnFile]:
         """Return this process's own files with as many bytes as hold whole lines, oldest first."""
         with self._write_lock:
-            size = None if self._file is None else self._file.size()
+            size = None if self._file is None else self._file.length()
             if self._file is None or size is None:
                 return [*self._full]
             return [*self._full, OwnFile(self._path, size, self._file, current=True)]
@@ -202,7 +202,7 @@ class Journal:
         with self._write_lock:
             if file.current:
                 held = self._file
-                if held is None or held is not file.held or self._open_calls or held.size() != file.size:
+                if held is None or held is not file.held or self._open_calls or held.length() != file.size:
                     return
                 with contextlib.suppress(OSError):
                     file.path.unlink()
@@ -320,7 +320,15 @@ class Journal:
             size = self._file.size()
             if size is not None:
                 return self._file, size
-            self._let_go()
+            size = self._file.length()
+            if size is None:
+                self._let_go()
+            else:
+                # Its name is gone, and its lines can still be read.
+                self._full.append(OwnFile(self._path, size, self._file))
+                with self._sync_lock:
+                    self._file = None
+                    self._synced_seq = self._written_seq
             self._note_unwritable(OSError(errno.ENOENT, "its file was deleted, or closed by other code"))
         return self._begin_file()
 
@@ -422,7 +430,7 @@ def _create(folder: Path, namespace: str, now: float, lines: bytes) -> tuple[Hel
     stem = f"{namespace}-{os.getpid()}-{int(now * 1e9):x}-{secrets.token_hex(2)}"
     unborn = folder / f"{stem}.new"
     try:
-        file = HeldFile(unborn, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL)
+        file = HeldFile(unborn, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL)
         if lines and os.write(file.descriptor, lines) < len(lines):
             raise OSError(errno.ENOSPC, "the calls under way could not be written")
         unborn.rename(folder / f"{stem}.journal")

@@ -21,7 +21,7 @@ import threading
 import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, TypeAlias, cast, get_args
@@ -106,16 +106,21 @@ def read_journal(path_or_descriptor: Path | int, namespace: str) -> JournalConte
         return _contents(file, namespace)
 
 
-def read_part(path: Path, start: int, end: int, namespace: str) -> tuple[JournalContents, int]:
+def read_part(descriptor: int, start: int, end: int, namespace: str) -> tuple[JournalContents, int]:
     """Return the records of a part of a journal file that begins at ``start``, and where the next part begins.
 
-    The bytes up to ``end`` hold whole lines; a part is at most ``MAX_PART_BYTES`` of them. Raises OSError when the file
-    cannot be read.
+    The bytes up to ``end`` hold whole lines; a part is at most ``MAX_PART_BYTES`` of them. The file may have lost its
+    name. Raises OSError when it cannot be read.
     """
     check_namespace(namespace)
-    with path.open("rb") as file:
-        file.seek(start)
-        data = file.read(min(end - start, MAX_PART_BYTES))
+    data = b""
+    while len(data) < (wanted := min(end - start, MAX_PART_BYTES)):
+        piece = os.pread(descriptor, wanted - len(data), start + len(data))
+        if not piece:
+            # Somebody has cut it: what is gone must not hold up what comes after.
+            contents = _contents(BytesIO(data), namespace)
+            return replace(contents, damaged=contents.damaged + 1), end
+        data += piece
     if start + len(data) < end:
         data = data[: data.rfind(b"\n") + 1] or data
     return _contents(BytesIO(data), namespace), start + len(data)
@@ -202,6 +207,11 @@ class HeldFile:
         """Return its length in bytes; None when it has been deleted or closed, by us or behind our back."""
         found = self._stat()
         return found.st_size if found is not None and found.st_nlink else None
+
+    def length(self) -> int | None:
+        """Return its length in bytes, also where its name is deleted; None when it is closed."""
+        found = self._stat()
+        return found.st_size if found is not None else None
 
     def close(self) -> None:
         """Give the lock back, also where another process has inherited the descriptor."""

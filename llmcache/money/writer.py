@@ -97,11 +97,7 @@ class Importer:
     def _import_file(self, file: OwnFile) -> None:
         done = self._done.get(file.held, 0)
         while done < file.size:
-            try:
-                contents, done = read_part(file.path, done, file.size, self._runtime.namespace)
-            except FileNotFoundError:
-                # Somebody has deleted it, and must not hold up what comes after.
-                contents, done = JournalContents([], 1, 0), file.size
+            contents, done = read_part(file.held.descriptor, done, file.size, self._runtime.namespace)
             self._queue(contents)
             self._done[file.held] = done
             self._drain()

@@ -34,6 +34,7 @@ from llmcache.money.journal_files import (
     claim_dead,
     encode_line,
     read_journal,
+    read_part,
     unsettled,
 )
 
@@ -750,3 +751,27 @@ def test_files_that_never_got_their_name_are_removed_when_their_maker_is_dead(fo
         fcntl.flock(file, fcntl.LOCK_EX)
         assert list(claim_dead(folder, NAMESPACE)) == []
     assert (living.exists(), dead.exists(), locked.exists()) == (True, False, True)
+
+
+def test_lines_of_a_file_that_was_deleted_can_still_be_read(journal: Journal, folder: Path) -> None:
+    journal.started("a", {})
+    journal.settled("a", {})
+    only_file(folder).unlink()
+    (deleted,) = journal.files()
+    assert ids(read_part(deleted.held.descriptor, 0, deleted.size, NAMESPACE)[0]) == ["a", "a"]
+    journal.started("b", {})
+    deleted, current = journal.files()
+    assert (deleted.current, current.current) == (False, True)
+    assert ids(read_part(deleted.held.descriptor, 0, deleted.size, NAMESPACE)[0]) == ["a", "a"]
+    journal.remove(deleted)
+    (current,) = journal.files()
+    assert ids(read_part(current.held.descriptor, 0, current.size, NAMESPACE)[0]) == ["b"]
+
+
+def test_a_file_that_was_cut_is_read_as_far_as_it_goes(journal: Journal, folder: Path) -> None:
+    journal.started("a", {})
+    journal.started("b", {})
+    (file,) = journal.files()
+    os.truncate(only_file(folder), file.size // 2)
+    contents, done = read_part(file.held.descriptor, 0, file.size, NAMESPACE)
+    assert (ids(contents), contents.damaged, done) == (["a"], 1, file.size)
