@@ -63,7 +63,7 @@ def _is_inside_transaction(now: Runtime) -> bool:
 def _flush_test(now: Runtime) -> bool:
     from django.db import DatabaseError
 
-    from llmcache.money.writer import Importer
+    from llmcache.money.importer import Importer
 
     # From the beginning each time: rows of a part of the test that was rolled back come again.
     importer = Importer(now)

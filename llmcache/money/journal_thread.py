@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("llmcache.ledger")
 
+# As where the journal is written without this thread: on the other events no money hangs.
+_ON_MONEY: Final[frozenset[Event]] = frozenset({"started", "settled", "failed"})
 _MOST_LINES: Final = 1_000
 """Lines of one group."""
 
@@ -79,7 +81,7 @@ class _Thread:
 
     def _write(self, group: list[_Line | threading.Event]) -> None:
         written = [line for line in group if isinstance(line, _Line) and _wrote(line)]
-        for journal in {id(line.journal): line.journal for line in written}.values():
+        for journal in {id(line.journal): line.journal for line in written if line.event in _ON_MONEY}.values():
             try:
                 journal.bring_to_disk()
             except Exception:
