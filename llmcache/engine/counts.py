@@ -146,8 +146,8 @@ class _Mine:
 
 
 class _Local(threading.local):
-    def __init__(self, begin: Callable[[], _Mine]) -> None:
-        self.mine = begin()
+    # Not made by `__init__`, which runs at once in the thread that makes the object, and so in each forked child.
+    mine: _Mine | None = None
 
 
 class Counts:
@@ -167,10 +167,10 @@ class Counts:
         self._ended: deque[_Mine] = deque()
         self._totals: Counter[CountKey] = Counter()
         self._waiting = Collected()
-        self._local = _Local(self._begin)
+        self._local = _Local()
 
     def _begin(self) -> _Mine:
-        mine = _Mine()
+        mine = self._local.mine = _Mine()
         with self._lock:
             self._live[id(mine)] = mine
         # No lock there: the collector may run it at any moment, also in a thread that holds the lock.
@@ -180,7 +180,7 @@ class Counts:
 
     def count(self, tally: Tally) -> None:
         """Add one call to the calling thread's totals."""
-        mine = self._local.mine
+        mine = self._local.mine or self._begin()
         totals = mine.totals
         found = totals.get(tally)
         if found is not None:
@@ -200,7 +200,7 @@ class Counts:
 
     def take(self) -> Totals:
         """Return the calling thread's totals since it last took them, at most ``MAX_TALLIES``; they still count."""
-        mine = self._local.mine
+        mine = self._local.mine or self._begin()
         taken: Totals = mine.totals
         self._hand_in(mine)
         return taken

@@ -67,6 +67,10 @@ class Importer:
         for file in journal.files():
             self._import_file(file)
         journal.rotate()
+        for file in journal.files():
+            # What has just given way, for its space is to be free.
+            if not file.current:
+                self._import_file(file)
         if journal.folder is None or not journal.keeps_up:
             lines = journal.waiting_lines()
             self._queue(read_lines(lines, journal.namespace))
@@ -90,6 +94,10 @@ class Importer:
         for record in contents.records:
             if record.event == "started":
                 self._held_back[record.call_id] = record
+                continue
+            if record.event == "stored":
+                # An entry, and no end.
+                self._ready.append(record)
                 continue
             start = self._held_back.pop(record.call_id, None)
             self._ready += [record] if start is None else [start, record]
@@ -117,7 +125,7 @@ class Importer:
         # Of calls under way whose start is in no file, the next process would not know.
         self.import_finished(read_lines(journal.waiting_lines(), journal.namespace))
         for file in journal.files():
-            if self._done.get(file.held) != file.size:
+            if self._done.get(file.held, 0) != file.size:
                 # Another thread has written meanwhile.
                 raise LaterError
             journal.remove(file)

@@ -124,7 +124,7 @@ def put(
 
 
 def drain(seconds: float) -> bool:
-    """Wait until every line that was put before is on the disk; return whether that came in time."""
+    """Wait until every line that was put before is written, and on the disk where it is about money; whether it is."""
     done = threading.Event()
     _thread.put(done)
     return done.wait(seconds)

@@ -135,7 +135,7 @@ def _sums(start: datetime | None, by: By | None) -> dict[str, _Made]:
 
     from llmcache.engine import process
     from llmcache.models import TenantDay, UsageBucket
-    from llmcache.money.ledger import stored_time
+    from llmcache.money.facts import stored_time
 
     table: type[TenantDay | UsageBucket] = TenantDay if by == "tenant" else UsageBucket
     rows = table._default_manager.using(process.current().settings.database).order_by()

@@ -21,7 +21,8 @@ import llmcache
 from llmcache.engine.counts import Collected, Tally
 from llmcache.models import CacheEntry, ProviderCall, TenantDay, UsageBucket
 from llmcache.money.journal_files import Event, JournalRecord, read_lines
-from llmcache.money.ledger import LATENCY_PLACES, Imported, add_counts, import_records
+from llmcache.money.ledger import Imported, add_counts, import_records
+from llmcache.money.sums import LATENCY_PLACES
 from tests.unit.ledger_records import (
     AT,
     BOUND,

@@ -1,0 +1,109 @@
+"""Rows of entries: as they were last written, and how often they were hit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from itertools import islice
+from typing import Final, TypeVar
+from uuid import UUID
+
+from django.db import connections
+from django.db.models import BigIntegerField, Case, F, Value, When
+
+from llmcache.models import MAX_KIND, MAX_NAME, CacheEntry
+from llmcache.money.facts import MAX_PICO_USD, TOKENS, number, text_of, time_of, words
+from llmcache.money.journal_files import JournalRecord
+
+T = TypeVar("T")
+
+_HITS_AT_ONCE: Final = 100
+
+
+def require_entry(record: JournalRecord) -> tuple[str, datetime]:
+    """Return the entry's key and when it was written; ValueError or TypeError when no entry can be made of a record."""
+    facts = record.facts
+    key = facts.get("key")
+    if not isinstance(key, str) or len(key) != 64:
+        raise ValueError
+    if facts.get("expires") is not None:
+        time_of(facts["expires"])
+    return text_of(facts, "key", 64), written_at(record)
+
+
+def written_at(record: JournalRecord) -> datetime:
+    return time_of(record.facts.get("written", record.at))
+
+
+def write_entries(entries: Mapping[str, JournalRecord], using: str, namespace: str) -> None:
+    if not entries:
+        return
+    rows = CacheEntry.objects.using(using)
+    made = [_entry(namespace, key, entries[key]) for key in sorted(entries)]
+    rows.bulk_create(made, ignore_conflicts=True)
+    # Locked until our commit: another importer may have a newer one, which must not be overwritten.
+    mine = rows.select_for_update().filter(namespace=namespace, key__in=list(entries)).order_by("key")
+    there = dict(mine.values_list("key", "written_at"))
+    newer = [row for row in made if row.key in there and there[row.key] < row.written_at]
+    if not newer:
+        return
+    targeted = connections[using].features.supports_update_conflicts_with_target
+    kept = {"id", "namespace", "key", "hits", "last_hit_at"}
+    rows.bulk_create(
+        newer,
+        update_conflicts=True,
+        unique_fields=["namespace", "key"] if targeted else None,
+        update_fields=[name.name for name in CacheEntry._meta.concrete_fields if name.name not in kept],
+    )
+
+
+def _entry(namespace: str, key: str, record: JournalRecord) -> CacheEntry:
+    facts = record.facts
+    expires = facts.get("expires")
+    return CacheEntry(
+        namespace=namespace,
+        key=key,
+        kind=text_of(facts, "kind", MAX_KIND),
+        response_type=text_of(facts, "type", MAX_NAME),
+        schema=text_of(facts, "schema", 64),
+        model=text_of(facts, "model", MAX_NAME),
+        answered_model=text_of(facts, "answered", MAX_NAME),
+        tenant=text_of(facts, "tenant", MAX_NAME),
+        subject_hash=text_of(facts, "subject", 64),
+        tags=words(facts.get("tags")),
+        written_at=written_at(record),
+        expires_at=None if expires is None else time_of(expires),
+        size_bytes=number(facts, "size") or 0,
+        cost_pico_usd=number(facts, "cost", MAX_PICO_USD),
+        latency_ms=number(facts, "latency_ms") or 0,
+        attempts=min(number(facts, "attempts") or 0, 2**31 - 1),
+        source=text_of(facts, "source", 20),
+        call_id=UUID(record.call_id),
+        **{name: number(facts, name) for name in TOKENS},
+    )
+
+
+def add_all_hits(hits: Mapping[bytes, int], using: str, namespace: str, at: float) -> None:
+    """Add hits to entries, in the order of their keys."""
+    for part in _parts(sorted(hits.items()), _HITS_AT_ONCE):
+        _add_hits(dict(part), using, namespace, at)
+
+
+def _add_hits(hits: Mapping[bytes, int], using: str, namespace: str, at: float) -> None:
+    names = {key.hex(): count for key, count in hits.items()}
+    gained = Case(
+        *(When(key=key, then=Value(count)) for key, count in names.items()),
+        default=Value(0),
+        output_field=BigIntegerField(),
+    )
+    rows = CacheEntry.objects.using(using).filter(namespace=namespace, key__in=sorted(names))
+    if connections[using].features.has_select_for_update:
+        # An update alone locks rows in an order of its own.
+        list(rows.select_for_update().order_by("key").values_list("pk"))
+    rows.update(hits=F("hits") + gained, last_hit_at=time_of(at))
+
+
+def _parts(items: Iterable[T], size: int) -> Iterable[list[T]]:
+    found = iter(items)
+    while part := list(islice(found, size)):
+        yield part
