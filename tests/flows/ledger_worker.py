@@ -4,6 +4,7 @@ It says what it did as lines of JSON; before what a test has to wait for, it wai
 """
 
 import contextlib
+import faulthandler
 import itertools
 import json
 import multiprocessing
@@ -236,11 +237,11 @@ def fork_busy(count: str) -> None:
 
 
 def _use_database() -> None:
-    """Read and write in a forked child; it ends with 0 when its locks are its own, of SIGALRM when it hangs."""
+    """Read and write in a forked child; it ends with 0 when its locks are its own, with 1 when it hangs."""
     from django.contrib.auth.models import Group
     from django.db import connection, transaction
 
-    signal.alarm(30)
+    faulthandler.dump_traceback_later(20, exit=True)
     try:
         connection.close()
         with transaction.atomic():

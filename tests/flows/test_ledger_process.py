@@ -300,7 +300,7 @@ def test_without_a_folder_a_call_under_way_at_the_end_is_in_doubt(
 
 @pytest.mark.parametrize("way", ["sync", "async"])
 def test_a_full_journal_refuses_calls_and_takes_them_again(way: str, workers: Workers, sandbox: Sandbox) -> None:
-    with llmcache_settings(JOURNAL_MAX_BYTES=6_000, ON_LEDGER_FULL="refuse"):
+    with llmcache_settings(JOURNAL_MAX_BYTES=12_000, ON_LEDGER_FULL="refuse"):
         with locked(workers.var):
             worker = workers.start("full", way, "30")
             said = worker.hear()
@@ -319,7 +319,7 @@ def test_a_full_journal_refuses_calls_and_takes_them_again(way: str, workers: Wo
 
 @pytest.mark.parametrize("way", ["sync", "async"])
 def test_a_full_journal_answers_all_the_same(way: str, workers: Workers, sandbox: Sandbox) -> None:
-    with llmcache_settings(JOURNAL_MAX_BYTES=6_000):
+    with llmcache_settings(JOURNAL_MAX_BYTES=12_000):
         with locked(workers.var):
             worker = workers.start("full", way, "30")
             assert worker.hear() == {"miss": 30}
