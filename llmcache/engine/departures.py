@@ -137,9 +137,7 @@ def replaced_by(stand_in: StandIn) -> Generator[None]:
         yield
     finally:
         with _lock:
-            # The last of them: the same one may stand in for itself.
-            last = max(place for place, each in enumerate(_stand_ins) if each is stand_in)
-            _stand_ins = (*_stand_ins[:last], *_stand_ins[last + 1 :])
+            _stand_ins = tuple(each for each in _stand_ins if each is not stand_in)
 
 
 @contextlib.contextmanager

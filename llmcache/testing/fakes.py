@@ -73,7 +73,7 @@ class Fake:
     """
 
     def __init__(self) -> None:
-        self._stack = contextlib.ExitStack()
+        self._entered: list[contextlib.AbstractContextManager[None]] = []
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._taught: dict[tuple[str | None, _Sort | None], _Answers] = {}
@@ -129,13 +129,16 @@ class Fake:
                 "A fake provider works under Django's test environment only: elsewhere its answers would be kept in "
                 "the project's own cache. Call django.test.utils.setup_test_environment() first."
             )
-        self._stack.enter_context(departures.replaced_by(_StandIn(self)))
+        replaced = departures.replaced_by(_StandIn(self))
+        replaced.__enter__()
+        self._entered.append(replaced)
         return self
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._stack.close()
+        # The innermost: a fake may stand in for itself.
+        self._entered.pop().__exit__(error_type, error, traceback)
 
     def _teach(self, text_or_type: Any, response_model: Any, answers: _Answers) -> None:
         text, annotation = (

@@ -352,3 +352,12 @@ def test_outside_tests_it_would_fill_the_projects_own_cache() -> None:
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, env=child_environment()
     )
     assert "setup_test_environment()" in done.stdout
+
+
+def test_the_same_fake_within_itself(sandbox: Sandbox) -> None:
+    with fake() as outer:
+        outer.answer("Ada", '{"name": "Ada"}')
+        with outer:
+            pass
+        assert llmcache.extract("Ada", Person).name == "Ada"
+    assert sandbox.received == 0
