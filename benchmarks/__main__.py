@@ -18,9 +18,12 @@ def main() -> None:
     django.setup()
     from importlib.metadata import version
 
+    from django.core.management import call_command
+
     from benchmarks import asynchronous, hits, imports, ledger, misses
 
     with _place:
+        call_command("migrate", verbosity=0)
         names = ("django", "pydantic", "openai")
         print(f"CPython {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in names))
         print(f"{os.cpu_count()} cores, {platform.machine()}; medians of interleaved rounds\n")

@@ -5,8 +5,6 @@ import time
 import uuid
 from collections.abc import Iterator
 
-from django.core.management import call_command
-
 import llmcache
 from benchmarks.hits import SMALL_TEXT, Small
 from benchmarks.timing import interleaved
@@ -14,6 +12,8 @@ from llmcache.engine import process
 from llmcache.engine.counts import tally_of
 from llmcache.engine.ports import BlockingPort, settled_facts, stored_facts
 from llmcache.engine.runtime import Runtime
+from llmcache.models import ProviderCall
+from llmcache.money import writer
 from llmcache.money.usage import Usage
 from llmcache.providers.base import Reply
 
@@ -22,16 +22,18 @@ _CALLS = 2_000
 
 def report() -> Iterator[str]:
     """Yield the lines of the report."""
-    call_command("migrate", verbosity=0)
     now = process.current()
+    # Beside the lines the writer would take the interpreter for itself; what it takes is measured after them.
+    usual, writer.IMPORT_SECONDS = writer.IMPORT_SECONDS, 3_600.0
     yield "The ledger"
     yield f"  its share of a hit in memory: a count          {_count(now):8.2f} µs"
     yield f"  its share of a miss: three lines, two fsyncs   {_lines(now) / 1e3:8.2f} ms"
-    began = time.perf_counter()
+    began, before = time.perf_counter(), ProviderCall.objects.count()
     if not llmcache.flush(timeout=60):
         raise RuntimeError("the database did not take the lines")
     took = time.perf_counter() - began
-    calls = llmcache.stats().calls
+    calls = ProviderCall.objects.count() - before
+    writer.IMPORT_SECONDS = usual
     yield f"  the writer's thread, SQLite, {calls:,} calls      {took / calls * 1e6:8.0f} µs a call, in pieces"
     yield ""
 

@@ -34,7 +34,7 @@ PATIENCE_SECONDS: Final = 0.5
 """How long records of which some are written wait for their turn before all of them come later."""
 FEWEST_RECORDS: Final = 10
 MOST_RECORDS: Final = 500
-_CHUNK_SECONDS: Final = 0.003
+_CHUNK_SECONDS: Final = 0.01
 """What a piece should take on SQLite, where callers wait for it."""
 
 
@@ -52,6 +52,7 @@ class Importer:
         self._connect = connect
         self._hour: int | None = None
         self._chunk = FEWEST_RECORDS * 4
+        self._took = 0.0
         self._done: dict[Any, int] = {}
         self._held_back: dict[str, JournalRecord] = {}
         self._ready: list[JournalRecord] = []
@@ -191,18 +192,17 @@ class Importer:
 
     def _write_part(self, part: Sequence[JournalRecord], in_doubt: Collection[str]) -> Imported:
         doubtful = [record.call_id for record in part if record.call_id in in_doubt]
-        began = time.monotonic()
         imported: Imported = self._through(lambda: self._import(part, doubtful))
-        self._adapt(time.monotonic() - began)
+        self._adapt()
         return imported
 
     def _import(self, part: Sequence[JournalRecord], doubtful: Sequence[str]) -> Imported:
         return import_records(part, using=self._using, namespace=self._runtime.namespace, in_doubt=doubtful)
 
-    def _adapt(self, seconds: float) -> None:
+    def _adapt(self) -> None:
         if self._gate is None:
             self._chunk = MOST_RECORDS
-        elif seconds > _CHUNK_SECONDS:
+        elif self._took > _CHUNK_SECONDS:
             self._chunk = max(self._chunk // 2, FEWEST_RECORDS)
         else:
             self._chunk = min(self._chunk + FEWEST_RECORDS, MOST_RECORDS)
@@ -219,7 +219,10 @@ class Importer:
                 if not clear:
                     raise LaterError
                 with transaction.atomic(using=self._using):
+                    began = time.monotonic()
                     written = write()
+                    # Without the commit, whose disk takes as long for one record as for many.
+                    self._took = time.monotonic() - began
                     self._gate.commit()
                 return written
         except GivenUpError:
