@@ -13,10 +13,11 @@ import logging
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import DEFAULT_DB_ALIAS, Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from llmcache.money import forks
@@ -55,7 +56,7 @@ class Writer:
         self._stopping = False
         self._asked = 0
         self._served = 0
-        self._result: _Result = "later"
+        self._result: _Result = "done"
         self._trouble: str | None = None
         self._importer: Importer | None = None
 
@@ -187,7 +188,12 @@ class Writer:
             return
         connection.close_if_unusable_or_obsolete()
         if self._on_sqlite and connection.connection is None:
-            connection.ensure_connection()
+            try:
+                connection.ensure_connection()
+            except Error as error:
+                # Its traceback's frames hold a connection that was open when its first statements failed.
+                traceback.clear_frames(error.__traceback__)
+                raise
             # Who waits while it holds a lock makes a caller's transaction fail: later is soon enough.
             with connection.cursor() as cursor:
                 cursor.execute("PRAGMA busy_timeout = 0")
@@ -211,10 +217,16 @@ class Writer:
         )  # fmt: skip
 
 
-def _with_patience(execute: Callable[..., Any], *statement: Any) -> Any:
+def _with_patience(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: dict[str, Any]) -> Any:
     """Run a statement of the writer's unless a caller has waited for long enough."""
     gate.require_patience()
-    return execute(*statement)
+    try:
+        return execute(sql, params, many, context)
+    except Error:
+        # The error's traceback holds the cursor, and an open cursor keeps SQLite's file open when its connection is
+        # closed, until the garbage is collected: across forks.
+        context["cursor"].close()
+        raise
 
 
 _at_exit = False

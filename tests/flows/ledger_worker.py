@@ -236,14 +236,23 @@ def fork_busy(count: str) -> None:
     say(ends=ends)
 
 
+def _databases() -> list[str]:
+    """Return the files of SQLite that this process has open."""
+    found: list[str] = []
+    for number in os.listdir("/proc/self/fd"):  # noqa: PTH208
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/self/fd/{number}"))  # noqa: PTH115
+    return [path for path in found if "sqlite3" in path]
+
+
 def _use_database() -> None:
-    """Read and write in a forked child; it ends with 0 when its locks are its own, with 1 when it hangs."""
+    """Read and write in a forked child; it ends with 0 when files and locks are its own, with 1 when it hangs."""
     from django.contrib.auth.models import Group
     from django.db import connection, transaction
 
     faulthandler.dump_traceback_later(20, exit=True)
     try:
-        connection.close()
+        assert not (inherited := _databases()), inherited
         with transaction.atomic():
             Group.objects.create(name=f"group {os.getpid()}")
             mine = f" {os.getpid()} "
