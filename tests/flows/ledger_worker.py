@@ -339,7 +339,7 @@ def hours() -> None:
     from llmcache.engine.runtime import Runtime
     from llmcache.money import writer
 
-    writer.IMPORT_SECONDS = 0.01
+    writer.IMPORT_SECONDS = writer.COUNT_SECONDS = 0.01
     now = [1_700_002_790.0]
     collected = threading.Event()
     real = writer.Importer.collect_counts
@@ -354,6 +354,7 @@ def hours() -> None:
     say(first=flushed())
     heard()  # the test has locked the database
     outcome("Ada")
+    outcome("Grace")
     now[0] += 20
     collected.clear()
     assert collected.wait(30)

@@ -481,5 +481,6 @@ def test_counts_are_of_the_hour_in_which_they_were_made_whenever_they_are_writte
     worker.tell()
     told = worker.hear()
     assert worker.end() == (0, [])
-    hits = {hour: count for hour, _, outcome, count, _ in told["buckets"] if outcome == "hit"}
-    assert hits == {"2023-11-14 22:00:00+00:00": 1, "2023-11-14 23:00:00+00:00": 2}
+    before, after = "2023-11-14 22:00:00+00:00", "2023-11-14 23:00:00+00:00"
+    counts = {(hour, outcome): (count, attempts) for hour, _, outcome, count, attempts in told["buckets"]}
+    assert counts == {(before, "miss"): (2, 2), (before, "hit"): (1, 0), (after, "hit"): (2, 0)}

@@ -24,7 +24,8 @@ _DATABASES: dict[str, dict[str, Any]] = {
     "sqlite-wal": {**_SQLITE, "OPTIONS": {"init_command": "PRAGMA journal_mode=WAL;"}},
     "sqlite-immediate": {
         **_SQLITE,
-        "OPTIONS": {"transaction_mode": "IMMEDIATE", "init_command": "PRAGMA journal_mode=WAL;"},
+        # Four requests at a time, each of which holds the one lock for 50 ms: who waits for it is served in no order.
+        "OPTIONS": {"transaction_mode": "IMMEDIATE", "init_command": "PRAGMA journal_mode=WAL;", "timeout": 30},
     },
     "postgresql": json.loads(os.environ.get("TOY_POSTGRES", "{}")),
 }
