@@ -28,8 +28,11 @@ def is_due() -> bool:
 def _before() -> None:
     global _due
     _due = True
-    _lock.acquire()
-    _due = False
+    try:
+        _lock.acquire()
+    finally:
+        # Also when a signal's handler raises: the writer would stand aside for ever.
+        _due = False
 
 
 def _reset_in_child() -> None:

@@ -35,8 +35,9 @@ PATIENCE_SECONDS: Final = 0.5
 FEWEST_RECORDS: Final = 10
 MOST_RECORDS: Final = 500
 _CHUNK_SECONDS: Final = 0.004
-"""What a piece should take on SQLite: less than a caller's statement waits for, so that it is done before. Larger pieces
-take a third of the time for each call; a caller that meets a writer's lock is worse."""
+"""What a piece should take on SQLite: less than a caller's statement waits for, so that it is done before.
+
+Larger pieces take a third of the time for each call; a caller that meets a writer's lock is worse."""
 
 
 class LaterError(Exception):

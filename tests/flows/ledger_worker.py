@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from queue import Queue
@@ -167,8 +168,15 @@ def fork(how: str) -> None:
     tell()
 
 
+def _fork() -> int:
+    with warnings.catch_warnings():
+        # From Python 3.12 on a fork beside threads warns; that is what preloading servers do.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
 def _forked(how: str, number: int) -> int:
-    child = os.fork()
+    child = _fork()
     if child:
         return child
     try:
@@ -226,7 +234,7 @@ def fork_busy(count: str) -> None:
     outcome("first")
     ends = Counter[int]()
     for _ in range(int(count)):
-        child = os.fork()
+        child = _fork()
         if not child:
             _use_database()
         ends[os.waitpid(child, 0)[1]] += 1
