@@ -41,7 +41,7 @@ def alias(request: pytest.FixtureRequest, tmp_path: Path, django_db_blocker: Dja
     finally:
         for name in (FILED, OTHER):
             del connections.databases[name]
-            if hasattr(connections._connections, name):
+            with contextlib.suppress(AttributeError):
                 del connections[name]
 
 
