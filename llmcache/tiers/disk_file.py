@@ -61,7 +61,7 @@ class Connection:
         """Device and inode of the file: tells whether it is still the one in the folder."""
         self._cursor = sql.cursor()
         self._lock = threading.Lock()
-        self.close = weakref.finalize(self, _close, sql, self._lock)
+        self.close = weakref.finalize(self, _close, sql, self._cursor, self._lock)
         """Closes the connection, once; called by itself when the thread or the interpreter ends."""
 
     def execute(self, statement: str, parameters: tuple[Any, ...]) -> tuple[list[Any], int]:
@@ -77,9 +77,11 @@ class Connection:
             self._cursor.executescript("PRAGMA incremental_vacuum")
 
 
-def _close(sql: sqlite3.Connection, lock: threading.Lock) -> None:
+def _close(sql: sqlite3.Connection, cursor: sqlite3.Cursor, lock: threading.Lock) -> None:
     if lock.acquire(timeout=_FORK_SECONDS):
         try:
+            # First: a statement that failed keeps the file open beyond the connection's end.
+            cursor.close()
             sql.close()
         finally:
             lock.release()
