@@ -107,6 +107,7 @@ async def _answered(now: Runtime, call: Call, port: Port, needs_rest: bool) -> A
 async def _counted(now: Runtime, call: Call, port: Port) -> Answered:
     """Return how a call was answered, and count it."""
     kind, model = call.plan.kind, call.plan.model
+    now.schemas.note(call.plan.response, now.clock.wall())
     try:
         answered = await resolve(call, port)
     except LLMCacheError:

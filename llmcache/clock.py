@@ -14,3 +14,5 @@ class Clock:
     wall: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+    simulated: bool = False
+    """Whether the wall time is made up: rows that are recorded by it say so."""

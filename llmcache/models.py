@@ -6,13 +6,15 @@ Money is in whole numbers of 10**-12 US dollars, so that sums are exact; NULL is
 
 from __future__ import annotations
 
+from datetime import timedelta
 from decimal import Decimal
 from typing import ClassVar
 
 from django.db import models
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from llmcache.money.pricing import dollars
+from llmcache.money.pricing import PICO, dollars
 
 MAX_KIND = 100
 MAX_NAME = 200
@@ -78,10 +80,13 @@ class ProviderCall(_Tokens):
     bound_pico_usd = models.BigIntegerField(_("bound of the cost in 10⁻¹² US dollars"), null=True)
     # Which import inserted the row: how an importer knows what is really new.
     batch = models.BigIntegerField(editable=False)
+    simulated = models.BooleanField(_("recorded on a simulated clock"), default=False)
 
     class Meta(_Tokens.Meta):
         verbose_name = _("provider call")
         verbose_name_plural = _("provider calls")
+        # The ledger is written by the importer alone.
+        default_permissions = ("view",)
         ordering: ClassVar[list[str]] = ["-started_at", "-pk"]
         indexes: ClassVar[list[models.Index]] = [
             models.Index(
@@ -119,17 +124,114 @@ class CacheEntry(_Tokens):
     call_id = models.UUIDField(_("call id"), null=True)
     hits = models.BigIntegerField(_("hits"), default=0)
     last_hit_at = models.DateTimeField(_("last hit at"), null=True)
+    # Of each hit the cost of the entry that answered it, which need not be the one that is there now.
+    saved_pico_usd = models.BigIntegerField(_("saved in 10⁻¹² US dollars"), default=0)
+    simulated = models.BooleanField(_("recorded on a simulated clock"), default=False)
+
+    class State(models.TextChoices):
+        """What an entry is good for; it follows from the time and is in no column."""
+
+        FRESH = "fresh", _("fresh")
+        EXPIRED = "expired", _("expired")
 
     class Meta(_Tokens.Meta):
         verbose_name = _("cache entry")
         verbose_name_plural = _("cache entries")
         ordering: ClassVar[list[str]] = ["-written_at", "-pk"]
+        default_permissions = ("view",)
+        permissions: ClassVar[list[tuple[str, str]]] = [
+            ("reveal_cacheentry", "Can see the answers and requests of cache entries"),
+            ("export_cacheentry", "Can export cache entries"),
+        ]
         constraints: ClassVar[list[models.BaseConstraint]] = [
-            models.UniqueConstraint(fields=["namespace", "key"], name="llmcache_entry_key"),
+            # The key first: the admin looks for one in all name spaces.
+            models.UniqueConstraint(fields=["key", "namespace"], name="llmcache_entry_of_key"),
+        ]
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["-saved_pico_usd"], name="llmcache_entry_saved"),
+            models.Index(fields=["kind", "-saved_pico_usd"], name="llmcache_entry_kind_saved"),
+            models.Index(fields=["expires_at"], name="llmcache_entry_expires"),
         ]
 
     def __str__(self) -> str:
         return f"{self.kind} {self.key[:12]}"
+
+    @property
+    def saved_usd(self) -> Decimal:
+        """US dollars that hits have avoided, of those whose entry's cost is known."""
+        return Decimal(self.saved_pico_usd) / PICO
+
+    @property
+    def state(self) -> State:
+        """What the entry is good for now."""
+        left = self.ttl_left
+        return self.State.FRESH if left is None or left > timedelta(0) else self.State.EXPIRED
+
+    @property
+    def age(self) -> timedelta:
+        """How long ago it was written; never negative, for clocks of machines differ."""
+        return max(timezone.now() - self.written_at, timedelta(0))
+
+    @property
+    def ttl_left(self) -> timedelta | None:
+        """How long it can still be served, zero once it has expired; None when it does not expire."""
+        return None if self.expires_at is None else max(self.expires_at - timezone.now(), timedelta(0))
+
+
+class EntryTag(models.Model):
+    """A tag of an entry, so that entries are found by it without reading them all."""
+
+    entry = models.ForeignKey(CacheEntry, on_delete=models.CASCADE, related_name="tag_rows", db_index=False)
+    tag = models.CharField(_("tag"), max_length=MAX_NAME)
+
+    class Meta:
+        verbose_name = _("tag of an entry")
+        verbose_name_plural = _("tags of entries")
+        default_permissions = ()
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.UniqueConstraint(fields=["entry", "tag"], name="llmcache_entry_tag"),
+        ]
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["tag", "entry"], name="llmcache_tag_entry"),
+        ]
+
+    def __str__(self) -> str:
+        return self.tag
+
+
+class SchemaVersion(models.Model):
+    """One form of a response type: the JSON schema that is sent with it, found by its fingerprint."""
+
+    response_type = models.CharField(_("response type"), max_length=MAX_NAME)
+    fingerprint = models.CharField(_("fingerprint"), max_length=64)
+    # As generated: a JSON column may put keys in another order, and their order is part of what a model is told.
+    schema = models.TextField(_("JSON schema"))
+    first_seen_at = models.DateTimeField(_("first seen at"))
+    last_seen_at = models.DateTimeField(_("last seen at"))
+    previous = models.ForeignKey(
+        "self",
+        verbose_name=_("the one before"),
+        on_delete=models.SET_NULL,
+        null=True,
+        related_name="later",
+    )
+    changes = models.JSONField(_("changes since the one before"), default=list)
+
+    class Meta:
+        verbose_name = _("schema version")
+        verbose_name_plural = _("schema versions")
+        ordering: ClassVar[list[str]] = ["-last_seen_at", "-pk"]
+        default_permissions = ("view",)
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.UniqueConstraint(fields=["response_type", "fingerprint"], name="llmcache_schema"),
+        ]
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["fingerprint"], name="llmcache_schema_print"),
+            models.Index(fields=["-last_seen_at"], name="llmcache_schema_seen"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.response_type} {self.fingerprint[:12]}"
 
 
 class _Sums(models.Model):
@@ -146,6 +248,7 @@ class _Sums(models.Model):
     in_doubt = models.BigIntegerField(_("attempts in doubt"), default=0)
     in_doubt_pico_usd = models.BigIntegerField(_("bound of what is in doubt in 10⁻¹² US dollars"), default=0)
     in_doubt_unbounded = models.BigIntegerField(_("attempts in doubt without a bound"), default=0)
+    simulated = models.BooleanField(_("recorded on a simulated clock"), default=False)
 
     class Meta(_Tokens.Meta):
         abstract = True
@@ -165,8 +268,12 @@ class UsageBucket(_Sums):
         verbose_name = _("hour of usage")
         verbose_name_plural = _("hours of usage")
         ordering: ClassVar[list[str]] = ["-hour", "kind", "model", "tier", "outcome"]
+        default_permissions = ("view",)
+        permissions: ClassVar[list[tuple[str, str]]] = [("view_dashboard", "Can see the dashboard")]
         constraints: ClassVar[list[models.BaseConstraint]] = [
-            models.UniqueConstraint(fields=["hour", "kind", "model", "tier", "outcome"], name="llmcache_bucket"),
+            models.UniqueConstraint(
+                fields=["hour", "kind", "model", "tier", "outcome", "simulated"], name="llmcache_bucket_hour"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -183,8 +290,9 @@ class TenantDay(_Sums):
         verbose_name = _("day of a tenant")
         verbose_name_plural = _("days of tenants")
         ordering: ClassVar[list[str]] = ["-day", "tenant", "outcome"]
+        default_permissions = ("view",)
         constraints: ClassVar[list[models.BaseConstraint]] = [
-            models.UniqueConstraint(fields=["day", "tenant", "outcome"], name="llmcache_tenant_day"),
+            models.UniqueConstraint(fields=["day", "tenant", "outcome", "simulated"], name="llmcache_tenant_day_of"),
         ]
 
     def __str__(self) -> str:

@@ -18,7 +18,7 @@ from llmcache.engine import departures
 from llmcache.engine.background import Errand
 from llmcache.engine.call import Attempt, Call
 from llmcache.engine.flights import ABANDONED, Flight, Landing
-from llmcache.engine.ports import INTERRUPTED, PortBase, rejected_facts, stored_facts
+from llmcache.engine.ports import INTERRUPTED, PortBase, rejected_facts
 from llmcache.envelope import Entry
 from llmcache.loading import first_time
 from llmcache.money import journal_thread, ledger_sync
@@ -126,7 +126,7 @@ class AsyncioPort(PortBase):
             return self.started(call, body, why, attempt)
 
     async def record_stored(self, call: Call, call_id: str, entry: Entry, rest: bytes) -> None:
-        await self._note("stored", call_id, stored_facts(call, entry, rest))
+        await self._note("stored", call_id, self.stored(call, entry, rest))
 
     async def record_rejected(self, call_id: str, errors: tuple[dict[str, Any], ...]) -> None:
         await self._note("rejected", call_id, rejected_facts(errors))

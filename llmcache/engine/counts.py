@@ -93,13 +93,21 @@ class Sum:
         self.milliseconds += other.milliseconds
 
 
+class Avoided(NamedTuple):
+    """What one entry was good for."""
+
+    hits: int
+    pico_usd: int
+    """10**-12 US dollars, of the hits whose entry's cost is known."""
+
+
 @dataclass(slots=True)
 class Collected:
     """Counts that are not in the database yet."""
 
     buckets: dict[BucketKey, Sum] = field(default_factory=dict[BucketKey, Sum])
-    entries: dict[bytes, int] = field(default_factory=dict[bytes, int])
-    """Hits by the entry's key."""
+    entries: dict[bytes, Avoided] = field(default_factory=dict[bytes, Avoided])
+    """What entries were good for, by the entry's key."""
 
     def __bool__(self) -> bool:
         return bool(self.buckets)
@@ -112,17 +120,23 @@ class Collected:
             made.avoided = count * (tally.cost or 0)
             # Who waits for another's call does not save its time.
             made.milliseconds = 0 if tally.outcome == "collapsed" else count * tally.milliseconds
-            if tally.key is not None and (tally.key in self.entries or len(self.entries) < MAX_ENTRIES):
-                self.entries[tally.key] = self.entries.get(tally.key, 0) + count
+            if tally.key is not None:
+                self._avoid(tally.key, Avoided(count, made.avoided))
         self._put(BucketKey(hour, tally.kind, tally.model, tally.tier or "", tally.outcome, tally.tenant), made)
 
     def merge(self, other: Collected) -> None:
         """Add what another one collected."""
         for key, made in other.buckets.items():
             self._put(key, made)
-        for entry, hits in other.entries.items():
-            if entry in self.entries or len(self.entries) < MAX_ENTRIES:
-                self.entries[entry] = self.entries.get(entry, 0) + hits
+        for entry, avoided in other.entries.items():
+            self._avoid(entry, avoided)
+
+    def _avoid(self, entry: bytes, more: Avoided) -> None:
+        found = self.entries.get(entry)
+        if found is not None:
+            self.entries[entry] = Avoided(found.hits + more.hits, found.pico_usd + more.pico_usd)
+        elif len(self.entries) < MAX_ENTRIES:
+            self.entries[entry] = more
 
     def _put(self, key: BucketKey, made: Sum) -> None:
         found = self.buckets.get(key)
@@ -153,11 +167,13 @@ class _Local(threading.local):
 class Counts:
     """The counts of one runtime, for any number of threads.
 
-    ``on_first`` is called when a thread counts for the first time, in that thread.
+    ``on_first`` is called when a thread counts for the first time, in that thread. ``clock`` gives seconds since the
+    epoch.
     """
 
-    def __init__(self, on_first: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, on_first: Callable[[], None] | None = None, *, clock: Callable[[], float] = time.time) -> None:
         self._on_first = on_first
+        self._clock = clock
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
@@ -175,7 +191,8 @@ class Counts:
             self._live[id(mine)] = mine
         # No lock there: the collector may run it at any moment, also in a thread that holds the lock.
         weakref.finalize(threading.current_thread(), self._ended.append, mine).atexit = False
-        self._on_first()
+        if self._on_first is not None:
+            self._on_first()
         return mine
 
     def count(self, tally: Tally) -> None:
@@ -217,7 +234,7 @@ class Counts:
 
     def _collect(self, mine: _Mine, hour: int | None = None) -> None:
         """Add one thread's new counts; the lock is held. Without an hour they are of the one that is running."""
-        hour = _running_hour() if hour is None else hour
+        hour = self._running_hour() if hour is None else hour
         # One step of the interpreter: the thread may be counting.
         totals = mine.totals.copy()
         collected = mine.collected
@@ -242,13 +259,12 @@ class Counts:
 
     def total(self) -> dict[CountKey, int]:
         """Return how often each was counted in this process, by kind, model, tier and outcome."""
-        self.collect(_running_hour())
+        self.collect(self._running_hour())
         with self._lock:
             return dict(self._totals)
 
-
-def _running_hour() -> int:
-    return hour_of(time.time())
+    def _running_hour(self) -> int:
+        return hour_of(self._clock())
 
 
 def hour_of(at: float) -> int:

@@ -74,7 +74,14 @@ class PortBase:
             min((each for each in allowed if type(each) is int and each > 0), default=None),
             at,
         )
-        return started_facts(call, why, attempt, bound)
+        return self._marked(started_facts(call, why, attempt, bound))
+
+    def stored(self, call: Call, entry: Entry, rest: bytes) -> dict[str, Any]:
+        """Return what the journal says of an entry."""
+        return self._marked(stored_facts(call, entry, rest))
+
+    def _marked(self, facts: dict[str, Any]) -> dict[str, Any]:
+        return {**facts, "simulated": True} if self._clock.simulated else facts
 
     def start_record(self, call_id: str, facts: dict[str, Any]) -> JournalRecord:
         """Return the journal's first record of an attempt."""
@@ -156,7 +163,7 @@ class BlockingPort(PortBase):
         return ended
 
     async def record_stored(self, call: Call, call_id: str, entry: Entry, rest: bytes) -> None:
-        self._runtime.journal.stored(call_id, stored_facts(call, entry, rest))
+        self._runtime.journal.stored(call_id, self.stored(call, entry, rest))
 
     async def record_rejected(self, call_id: str, errors: tuple[dict[str, Any], ...]) -> None:
         self._runtime.journal.rejected(call_id, rejected_facts(errors))

@@ -14,6 +14,7 @@ from llmcache.clock import Clock
 from llmcache.engine import isolation
 from llmcache.engine.counts import Counts
 from llmcache.engine.flights import Flights
+from llmcache.engine.schemas import Schemas
 from llmcache.exceptions import ConfigurationError
 from llmcache.money.journal import Journal
 from llmcache.money.ledger_sync import LedgerSync
@@ -73,7 +74,9 @@ class Runtime:
         self.writer = Writer(self)
         self.ledger_sync = _ledger_sync(settings, self.namespace) if settings.ledger_sync and test is None else None
         # A test's lines and counts are brought into the database by `flush` alone.
-        self.counts = Counts(self.writer.begin) if test is None else Counts()
+        first = self.writer.begin if test is None else None
+        self.counts = Counts(first, clock=self.clock.wall)
+        self.schemas = Schemas()
         self._closed = False
         self._lock = threading.Lock()
         # What the hit path compares, in the form in which it compares it.

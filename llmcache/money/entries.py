@@ -11,8 +11,9 @@ from uuid import UUID
 from django.db import connections
 from django.db.models import BigIntegerField, Case, F, Value, When
 
-from llmcache.models import MAX_KIND, MAX_NAME, CacheEntry
-from llmcache.money.facts import MAX_PICO_USD, TOKENS, number, text_of, time_of, words
+from llmcache.engine.counts import Avoided
+from llmcache.models import MAX_KIND, MAX_NAME, CacheEntry, EntryTag
+from llmcache.money.facts import MAX_NUMBER, MAX_PICO_USD, TOKENS, number, text_of, time_of, words
 from llmcache.money.journal_files import JournalRecord
 
 T = TypeVar("T")
@@ -43,18 +44,28 @@ def write_entries(entries: Mapping[str, JournalRecord], using: str, namespace: s
     rows.bulk_create(made, ignore_conflicts=True)
     # Locked until our commit: another importer may have a newer one, which must not be overwritten.
     mine = rows.select_for_update().filter(namespace=namespace, key__in=list(entries)).order_by("key")
-    there = dict(mine.values_list("key", "written_at"))
-    newer = [row for row in made if row.key in there and there[row.key] < row.written_at]
+    found = {key: (pk, written) for pk, key, written in mine.values_list("pk", "key", "written_at")}
+    _write_tags({pk: entries[key] for key, (pk, _) in found.items()}, using)
+    newer = [row for row in made if row.key in found and found[row.key][1] < row.written_at]
     if not newer:
         return
     targeted = connections[using].features.supports_update_conflicts_with_target
-    kept = {"id", "namespace", "key", "hits", "last_hit_at"}
+    kept = {"id", "namespace", "key", "hits", "last_hit_at", "saved_pico_usd"}
     rows.bulk_create(
         newer,
         update_conflicts=True,
         unique_fields=["namespace", "key"] if targeted else None,
         update_fields=[name.name for name in CacheEntry._meta.concrete_fields if name.name not in kept],
     )
+
+
+def _write_tags(entries: Mapping[int, JournalRecord], using: str) -> None:
+    # Tags are part of the key: those of an entry are the same for ever, and none is to be taken away.
+    made = [
+        EntryTag(entry_id=pk, tag=tag) for pk in entries for tag in sorted(set(words(entries[pk].facts.get("tags"))))
+    ]
+    if made:
+        EntryTag.objects.using(using).bulk_create(made, ignore_conflicts=True)
 
 
 def _entry(namespace: str, key: str, record: JournalRecord) -> CacheEntry:
@@ -78,29 +89,36 @@ def _entry(namespace: str, key: str, record: JournalRecord) -> CacheEntry:
         latency_ms=number(facts, "latency_ms") or 0,
         attempts=min(number(facts, "attempts") or 0, 2**31 - 1),
         source=text_of(facts, "source", 20),
+        simulated=facts.get("simulated") is True,
         call_id=UUID(record.call_id),
         **{name: number(facts, name) for name in TOKENS},
     )
 
 
-def add_all_hits(hits: Mapping[bytes, int], using: str, namespace: str, at: float) -> None:
-    """Add hits to entries, in the order of their keys."""
+def add_all_hits(hits: Mapping[bytes, Avoided], using: str, namespace: str, at: float) -> None:
+    """Add hits to entries, with what they avoided, in the order of their keys."""
     for part in _parts(sorted(hits.items()), _HITS_AT_ONCE):
         _add_hits(dict(part), using, namespace, at)
 
 
-def _add_hits(hits: Mapping[bytes, int], using: str, namespace: str, at: float) -> None:
-    names = {key.hex(): count for key, count in hits.items()}
-    gained = Case(
-        *(When(key=key, then=Value(count)) for key, count in names.items()),
-        default=Value(0),
-        output_field=BigIntegerField(),
-    )
+def _add_hits(hits: Mapping[bytes, Avoided], using: str, namespace: str, at: float) -> None:
+    names = {key.hex(): avoided for key, avoided in hits.items()}
     rows = CacheEntry.objects.using(using).filter(namespace=namespace, key__in=sorted(names))
     if connections[using].features.has_select_for_update:
         # An update alone locks rows in an order of its own.
         list(rows.select_for_update().order_by("key").values_list("pk"))
-    rows.update(hits=F("hits") + gained, last_hit_at=time_of(at))
+    rows.update(
+        hits=F("hits") + _of_each({key: avoided.hits for key, avoided in names.items()}),
+        saved_pico_usd=F("saved_pico_usd")
+        + _of_each({key: min(avoided.pico_usd, MAX_NUMBER) for key, avoided in names.items()}),
+        last_hit_at=time_of(at),
+    )
+
+
+def _of_each(values: Mapping[str, int]) -> Case:
+    """Return an expression that is each key's own value."""
+    cases = (When(key=key, then=Value(value)) for key, value in values.items())
+    return Case(*cases, default=Value(0), output_field=BigIntegerField())
 
 
 def _parts(items: Iterable[T], size: int) -> Iterable[list[T]]:

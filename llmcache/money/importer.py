@@ -22,6 +22,7 @@ from llmcache.money.journal_files import (
     unsettled,
 )
 from llmcache.money.ledger import Imported, add_counts, import_records
+from llmcache.schema_versions import write_seen
 
 if TYPE_CHECKING:
     from llmcache.engine.runtime import Runtime
@@ -56,6 +57,7 @@ class Importer:
         self._chunk = FEWEST_RECORDS * 4
         self._took = 0.0
         self._done: dict[Any, int] = {}
+        self._schemas: dict[tuple[str, str], int] = {}
         self._held_back: dict[str, JournalRecord] = {}
         self._ready: list[JournalRecord] = []
         self.damaged = 0
@@ -167,6 +169,7 @@ class Importer:
 
     def write_counts(self) -> None:
         """Add what was counted to the sums. Raises the database's errors; then it waits."""
+        self._write_schemas()
         self.collect_counts()
         counts, now = self._runtime.counts, self._runtime.clock.wall()
         collected = counts.take_waiting()
@@ -178,8 +181,20 @@ class Importer:
             counts.put_back(collected)
             raise
 
+    def _write_schemas(self) -> None:
+        # When a form was last seen is told by the hour: a write for each flush would say no more.
+        new = [
+            form
+            for form in self._runtime.schemas.seen()
+            if self._schemas.get((form.response_type, form.fingerprint)) != hour_of(form.last)
+        ]
+        if new:
+            self._through(lambda: write_seen(new, using=self._using))
+            self._schemas.update({(form.response_type, form.fingerprint): hour_of(form.last) for form in new})
+
     def _add_counts(self, collected: Collected, at: float) -> None:
-        add_counts(collected, using=self._using, namespace=self._runtime.namespace, at=at)
+        runtime = self._runtime
+        add_counts(collected, using=self._using, namespace=runtime.namespace, at=at, simulated=runtime.clock.simulated)
 
     def _write(self, records: Sequence[JournalRecord], in_doubt: Collection[str]) -> Imported:
         imported = Imported()

@@ -178,6 +178,7 @@ def _apply_start(row: ProviderCall, record: JournalRecord) -> None:
     row.attempt = min(number(facts, "attempt") or 0, 2**31 - 1)
     row.to_store = facts.get("stores") is not False
     row.bound_pico_usd = number(facts, "bound", MAX_PICO_USD)
+    row.simulated = facts.get("simulated") is True
 
 
 def _apply_rejection(row: ProviderCall, record: JournalRecord) -> None:
@@ -211,13 +212,14 @@ def _apply_end(row: ProviderCall, record: JournalRecord) -> None:
         setattr(row, name, number(facts, name))
 
 
-def add_counts(collected: Collected, *, using: str, namespace: str, at: float) -> None:
+def add_counts(collected: Collected, *, using: str, namespace: str, at: float, simulated: bool = False) -> None:
     """Add counts to the sums, and their hits to the entries, in one transaction. Raises the database's errors."""
     sums = Gained()
     for key, made in collected.buckets.items():
         hour = HourKey(
             hour_of(key.hour),
             cut(key.kind, MAX_KIND), cut(key.model, MAX_NAME), cut(key.tier, MAX_KIND), key.outcome,
+            simulated,
         )  # fmt: skip
         gained = {
             "count": made.count,

@@ -27,6 +27,7 @@ class HourKey(NamedTuple):
     model: str
     tier: str
     outcome: str
+    simulated: bool
 
 
 class DayKey(NamedTuple):
@@ -36,6 +37,7 @@ class DayKey(NamedTuple):
     """Of the epoch, by UTC."""
     tenant: str
     outcome: str
+    simulated: bool
 
 
 class Gained:
@@ -62,7 +64,7 @@ class Gained:
         else:
             sums["spent_pico_usd"] = sign * row.cost_pico_usd
         outcome = "miss" if row.to_store else "bypass"
-        key = HourKey(hour_of(unix_of(row.started_at)), row.kind, row.model, "", outcome)
+        key = HourKey(hour_of(unix_of(row.started_at)), row.kind, row.model, "", outcome, row.simulated)
         self.gain(key, row.tenant, sums)
         if row.latency_ms is not None:
             self.latencies[key][min(row.latency_ms.bit_length(), LATENCY_PLACES - 1)] += sign
@@ -70,7 +72,7 @@ class Gained:
     def gain(self, key: HourKey, tenant: str, sums: Counter[str]) -> None:
         """Add sums to an hour and to its tenant's day."""
         self.hours[key].update(sums)
-        self.days[DayKey(key.hour // _DAY, tenant, key.outcome)].update(sums)
+        self.days[DayKey(key.hour // _DAY, tenant, key.outcome, key.simulated)].update(sums)
 
     def merge(self, other: Gained) -> None:
         """Add what another one gained."""

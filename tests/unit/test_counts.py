@@ -55,7 +55,9 @@ def test_16_threads_beside_a_collector_are_counted_to_the_last_pico_dollar() -> 
     made.collect(HOUR)
     written.merge(made.take_waiting())
     of_tally = [16 * len(range(n, each, 8)) for n in range(8)]
-    assert written.entries == {tally.key: count for tally, count in zip(tallies, of_tally, strict=True)}
+    assert written.entries == {
+        tally.key: (count, (n + 1) * count) for n, (tally, count) in enumerate(zip(tallies, of_tally, strict=True))
+    }
     assert written.buckets == {
         bucket(HIT): Sum(
             16 * each,
@@ -82,7 +84,7 @@ def test_what_an_outcome_avoids() -> None:
             bucket(collapsed): Sum(1, 0, 0, 0),
             bucket(waited): Sum(1, 5, 0, 0),
         },
-        {b"k" * 32: 3, b"u" * 32: 1},
+        {b"k" * 32: (3, 2_469_139), b"u" * 32: (1, 0)},
     )
 
 

@@ -1,0 +1,41 @@
+"""Rows of schema versions: one for each form of a response type, with what has changed since the one before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from llmcache.engine.schemas import Seen
+from llmcache.models import MAX_NAME, SchemaVersion
+from llmcache.money.facts import cut, time_of
+from llmcache.schema_changes import changes
+
+
+def write_seen(seen: Sequence[Seen], *, using: str) -> None:
+    """Bring forms that calls were made with into the table. Raises the database's errors."""
+    rows = SchemaVersion.objects.using(using)
+    for form in seen:
+        name, at = cut(form.response_type, MAX_NAME), time_of(form.last)
+        mine = rows.filter(response_type=name, fingerprint=form.fingerprint)
+        if mine.filter(last_seen_at__gte=at).exists() or mine.update(last_seen_at=at):
+            continue
+        before = rows.filter(response_type=name).order_by("-first_seen_at", "-pk").first()
+        made = SchemaVersion(
+            response_type=name,
+            fingerprint=form.fingerprint,
+            schema=form.schema.replace("\0", "\ufffd"),
+            first_seen_at=time_of(form.first),
+            last_seen_at=at,
+            previous=before,
+            changes=[] if before is None else [*changes(_loaded(before.schema), _loaded(form.schema))],
+        )
+        # Another process may have written the same form meanwhile.
+        rows.bulk_create([made], ignore_conflicts=True)
+
+
+def _loaded(schema: str) -> Any:
+    try:
+        return json.loads(schema)
+    except (ValueError, RecursionError):
+        return {}
