@@ -32,6 +32,7 @@ from llmcache.setting_values import (
     seconds,
     short_text,
     tiers,
+    time_zone,
     whole_number,
 )
 
@@ -60,6 +61,8 @@ class Settings:
     max_text_bytes: int
     max_value_bytes: int
     prices: Mapping[str, tuple[DatedPrice, ...]]
+    time_zone: str | None
+    keep_requests: str
     allow_provider_calls: Allowance | None
 
 
@@ -200,6 +203,20 @@ OPTIONS: tuple[Option, ...] = (
         prices,
         "dict of 'provider/model' to dict(s) with 'input', 'output', 'cache_read', 'cache_write', 'since'",
         "Prices that come before those of genai-prices: US dollars for a million tokens, from a date on.",
+    ),
+    Option(
+        "TIME_ZONE",
+        None,
+        time_zone,
+        "str, name of a time zone, or None",
+        "The time zone whose days and months the dashboard counts; None is Django's TIME_ZONE.",
+    ),
+    Option(
+        "KEEP_REQUESTS",
+        "tier",
+        one_of("tier", "no"),
+        "'tier' or 'no'",
+        "Whether a request, and so its text, is kept in the tiers beside its answer, for the admin's preview.",
     ),
     Option("MAX_TEXT_BYTES", 2**20, whole_number(1), "int, bytes of UTF-8", "The longest content that is sent."),
     Option(

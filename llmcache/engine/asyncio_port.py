@@ -62,8 +62,8 @@ class AsyncioPort(PortBase):
     async def read_rest(self, entry: Entry) -> bytes | None:
         return await workers.files.run(partial(self._runtime.tiers.read_rest, entry))
 
-    async def write(self, entry: Entry, rest: bytes) -> None:
-        await workers.files.run(partial(self._runtime.tiers.write, entry, rest))
+    async def write(self, entry: Entry, rest: bytes, request: bytes | None) -> None:
+        await workers.files.run(partial(self._runtime.tiers.write, entry, rest, request))
 
     def flight(self, flight_id: bytes) -> Flight:
         return Flight(flight_id, _TaskLeader(asyncio.current_task()))
@@ -125,8 +125,8 @@ class AsyncioPort(PortBase):
         with first_time("prices"):
             return self.started(call, body, why, attempt)
 
-    async def record_stored(self, call: Call, call_id: str, entry: Entry, rest: bytes) -> None:
-        await self._note("stored", call_id, self.stored(call, entry, rest))
+    async def record_stored(self, call: Call, call_id: str, entry: Entry, beside: int) -> None:
+        await self._note("stored", call_id, self.stored(call, entry, beside))
 
     async def record_rejected(self, call_id: str, errors: tuple[dict[str, Any], ...]) -> None:
         await self._note("rejected", call_id, rejected_facts(errors))

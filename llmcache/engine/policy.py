@@ -62,7 +62,11 @@ class Port(Protocol):
         """Return what was kept beside an entry."""
         ...
 
-    async def write(self, entry: Entry, rest: bytes) -> None:
+    def kept_request(self, call: Call) -> bytes | None:
+        """Return the request to be kept beside the answer, as JSON; None where none is to be."""
+        ...
+
+    async def write(self, entry: Entry, rest: bytes, request: bytes | None) -> None:
         """Keep an entry in every tier."""
         ...
 
@@ -98,8 +102,8 @@ class Port(Protocol):
         """Write into the journal that a paid answer did not pass validation."""
         ...
 
-    async def record_stored(self, call: Call, call_id: str, entry: Entry, rest: bytes) -> None:
-        """Write into the journal that an entry was made of a paid answer."""
+    async def record_stored(self, call: Call, call_id: str, entry: Entry, beside: int) -> None:
+        """Write into the journal that an entry was made of a paid answer, with so many bytes beside it."""
         ...
 
     async def pause(self, seconds: float) -> None:
@@ -247,8 +251,9 @@ class _Leader:
                     errors = error_facts(error, call.plan.response.schema.schema)
                 else:
                     if call.stores:
-                        await port.write(entry, reply.rest)
-                        await port.record_stored(call, call_id, entry, reply.rest)
+                        request = port.kept_request(call)
+                        await port.write(entry, reply.rest, request)
+                        await port.record_stored(call, call_id, entry, len(reply.rest) + len(request or b""))
                     outcome = "miss" if call.stores else "bypass"
                     return Answered(value, outcome, self.reason, None, entry, reply.rest, self.spent)
             await port.record_rejected(call_id, errors)

@@ -76,9 +76,18 @@ class PortBase:
         )
         return self._marked(started_facts(call, why, attempt, bound))
 
-    def stored(self, call: Call, entry: Entry, rest: bytes) -> dict[str, Any]:
+    def stored(self, call: Call, entry: Entry, beside: int) -> dict[str, Any]:
         """Return what the journal says of an entry."""
-        return self._marked(stored_facts(call, entry, rest))
+        return self._marked(stored_facts(call, entry, beside))
+
+    @sensitive_variables()
+    def kept_request(self, call: Call) -> bytes | None:
+        """Return the request to be kept beside the answer: all but its schema, whose version the entry names."""
+        if self._runtime.settings.keep_requests == "no":
+            return None
+        body = call.plan.provider.prepare(call.plan.body, call.content, {})
+        kept = {name: value for name, value in body.items() if name != "response_format"}
+        return json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass")
 
     def _marked(self, facts: dict[str, Any]) -> dict[str, Any]:
         return {**facts, "simulated": True} if self._clock.simulated else facts
@@ -120,8 +129,8 @@ class BlockingPort(PortBase):
     async def read_rest(self, entry: Entry) -> bytes | None:
         return self._runtime.tiers.read_rest(entry)
 
-    async def write(self, entry: Entry, rest: bytes) -> None:
-        self._runtime.tiers.write(entry, rest)
+    async def write(self, entry: Entry, rest: bytes, request: bytes | None) -> None:
+        self._runtime.tiers.write(entry, rest, request)
 
     def flight(self, flight_id: bytes) -> Flight:
         return Flight(flight_id)
@@ -162,8 +171,8 @@ class BlockingPort(PortBase):
         (journal.settled if event == "settled" else journal.failed)(call_id, facts)
         return ended
 
-    async def record_stored(self, call: Call, call_id: str, entry: Entry, rest: bytes) -> None:
-        self._runtime.journal.stored(call_id, self.stored(call, entry, rest))
+    async def record_stored(self, call: Call, call_id: str, entry: Entry, beside: int) -> None:
+        self._runtime.journal.stored(call_id, self.stored(call, entry, beside))
 
     async def record_rejected(self, call_id: str, errors: tuple[dict[str, Any], ...]) -> None:
         self._runtime.journal.rejected(call_id, rejected_facts(errors))
@@ -247,8 +256,11 @@ def failed_facts(failure: Failure, latency_ms: int) -> dict[str, Any]:
     }
 
 
-def stored_facts(call: Call, entry: Entry, rest: bytes) -> dict[str, Any]:
-    """Return what the journal says of an entry; of a subject, which may be a person, only its hash."""
+def stored_facts(call: Call, entry: Entry, beside: int) -> dict[str, Any]:
+    """Return what the journal says of an entry with so many bytes kept beside it.
+
+    Of a subject, which may be a person, it is only the hash.
+    """
     meta = entry.facts()
     usage: dict[str, Any] = meta.get("usage") or {}
     return {
@@ -263,7 +275,7 @@ def stored_facts(call: Call, entry: Entry, rest: bytes) -> dict[str, Any]:
         "tags": [*itertools.islice(call.tags, _MOST_TAGS)],
         "written": entry.written_at,
         "expires": None if entry.fresh_until == float("inf") else entry.fresh_until,
-        "size": len(entry.answer) + len(entry.meta) + len(rest),
+        "size": len(entry.answer) + len(entry.meta) + beside,
         "cost": None if entry.cost == UNKNOWN_COST else entry.cost,
         "latency_ms": entry.latency_ms,
         "attempts": meta.get("attempts"),

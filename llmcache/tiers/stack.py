@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from llmcache import envelope, keys
 from llmcache.clock import Clock
@@ -63,6 +63,18 @@ class Found:
 
     entry: Entry
     tier: str
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What one tier holds under a key."""
+
+    tier: str
+    entry: Entry | None
+    state: Literal["fresh", "expired", "absent", "damaged"]
+    """``absent``: nothing, or nothing that can be read now; ``damaged``: bytes that are no entry of this key."""
+    ttl_left: float | None = None
+    """Seconds, zero once it has expired; None when it does not expire or there is no entry."""
 
 
 class TierStack:
@@ -125,11 +137,11 @@ class TierStack:
             tier.set(name, data, left)
         self._hold(entry, None)
 
-    def write(self, entry: Entry, rest: bytes) -> None:
-        """Keep an entry and, beside it, the completion without its answer, in every tier."""
+    def write(self, entry: Entry, rest: bytes, request: bytes | None = None) -> None:
+        """Keep an entry and, beside it, the completion without its answer and the request, in every tier."""
         left = self._left(entry)
         name, more = keys.storage_key(self._namespace, entry.key), keys.supplement_key(self._namespace, entry.key)
-        supplement = self._supplement(entry, rest)
+        supplement = self._supplement(entry, rest, request)
         # Memory first: a caller of this process that looks again after this flight has landed finds it there.
         self._hold(entry, None if self.below else supplement)
         if self.below:
@@ -140,24 +152,57 @@ class TierStack:
 
     def read_rest(self, entry: Entry) -> bytes | None:
         """Return the completion without its answer that was kept beside this very entry, or None when it is gone."""
+        part = self._read_supplement(entry)
+        return None if part is None else part.answer
+
+    def read_request(self, entry: Entry) -> dict[str, Any] | None:
+        """Return the request that was kept beside this very entry, without its schema; None when none is there."""
+        part = self._read_supplement(entry)
+        return None if part is None else part.facts() or None
+
+    def places(self, key: bytes) -> list[Place]:
+        """Return what each tier holds under a key now, fastest first. Reads every one of them."""
+        name = keys.storage_key(self._namespace, key)
+        found = [self._place(tier.name, tier.get(name), key) for tier in self.below]
+        if self.memory is None:
+            return found
+        held = self.memory.store.get(key)
+        if held is None:
+            return [Place(self.memory.name, None, "absent"), *found]
+        left = held.expires - self._clock.monotonic()
+        return [self._lies(self.memory.name, held.entry, left), *found]
+
+    def _place(self, tier: str, data: bytes | None, key: bytes) -> Place:
+        if data is None:
+            return Place(tier, None, "absent")
+        entry = envelope.decode(data, key)
+        if entry is None:
+            return Place(tier, None, "damaged")
+        return self._lies(tier, entry, entry.fresh_until - self._clock.wall())
+
+    def _lies(self, tier: str, entry: Entry, left: float) -> Place:
+        return Place(tier, entry, "fresh" if left > 0 else "expired", None if math.isinf(left) else max(left, 0.0))
+
+    def _read_supplement(self, entry: Entry) -> Entry | None:
         if self.memory is not None and not self.below:
             held = self.memory.store.get(entry.key)
-            return None if held is None else self._rest(held.supplement, entry)
+            return None if held is None else self._decoded(held.supplement, entry)
         more = keys.supplement_key(self._namespace, entry.key)
         for tier in self.below:
-            rest = self._rest(tier.get(more), entry)
-            if rest is not None:
-                return rest
+            part = self._decoded(tier.get(more), entry)
+            if part is not None:
+                return part
         return None
 
-    def _supplement(self, entry: Entry, rest: bytes) -> bytes:
-        part = Entry(entry.key, rest, entry.written_at, entry.fresh_until, entry.stale_until)
+    def _supplement(self, entry: Entry, rest: bytes, request: bytes | None) -> bytes:
+        times = entry.written_at, entry.fresh_until, entry.stale_until
+        part = Entry(entry.key, rest, *times, meta=b"{}" if request is None else request)
         return envelope.encode(part, flags=envelope.SUPPLEMENT)
 
-    def _rest(self, data: bytes | None, entry: Entry) -> bytes | None:
+    def _decoded(self, data: bytes | None, entry: Entry) -> Entry | None:
         part = envelope.decode(data, entry.key, flags=envelope.SUPPLEMENT)
         # Another time means another completion: the two parts were written by different calls.
-        return part.answer if part is not None and part.written_at == entry.written_at else None
+        return part if part is not None and part.written_at == entry.written_at else None
 
     def _hold(self, entry: Entry, supplement: bytes | None) -> None:
         if self.memory is None:

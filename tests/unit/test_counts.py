@@ -128,7 +128,7 @@ def test_what_cannot_be_written_waits() -> None:
     made.count(HIT)
     made.collect(HOUR)
     made.put_back(taken)
-    assert made.take_waiting() == Collected({bucket(HIT): Sum(2, 2_469_134, 0, 1_800)}, {b"k" * 32: 2})
+    assert made.take_waiting() == Collected({bucket(HIT): Sum(2, 2_469_134, 0, 1_800)}, {b"k" * 32: (2, 2_469_134)})
     assert not made.take_waiting()
 
 
