@@ -95,24 +95,26 @@ def _entry(namespace: str, key: str, record: JournalRecord) -> CacheEntry:
     )
 
 
-def add_all_hits(hits: Mapping[bytes, Avoided], using: str, namespace: str, at: float) -> None:
-    """Add hits to entries, with what they avoided, in the order of their keys."""
+def add_all_hits(hits: Mapping[bytes, Avoided], using: str, namespace: str, at: float) -> dict[bytes, Avoided]:
+    """Add hits to entries, with what they avoided, in the order of their keys; return those without a row."""
+    homeless: dict[bytes, Avoided] = {}
     for part in _parts(sorted(hits.items()), _HITS_AT_ONCE):
-        _add_hits(dict(part), using, namespace, at)
+        homeless.update(_add_hits(dict(part), using, namespace, at))
+    return homeless
 
 
-def _add_hits(hits: Mapping[bytes, Avoided], using: str, namespace: str, at: float) -> None:
+def _add_hits(hits: Mapping[bytes, Avoided], using: str, namespace: str, at: float) -> dict[bytes, Avoided]:
     names = {key.hex(): avoided for key, avoided in hits.items()}
     rows = CacheEntry.objects.using(using).filter(namespace=namespace, key__in=sorted(names))
-    if connections[using].features.has_select_for_update:
-        # An update alone locks rows in an order of its own.
-        list(rows.select_for_update().order_by("key").values_list("pk"))
-    rows.update(
+    # Locked first: an update alone locks rows in an order of its own.
+    found = set(rows.select_for_update().order_by("key").values_list("key", flat=True))
+    rows.filter(key__in=sorted(found)).update(
         hits=F("hits") + _of_each({key: avoided.hits for key, avoided in names.items()}),
         saved_pico_usd=F("saved_pico_usd")
         + _of_each({key: min(avoided.pico_usd, MAX_NUMBER) for key, avoided in names.items()}),
         last_hit_at=time_of(at),
     )
+    return {key: avoided for key, avoided in hits.items() if key.hex() not in found}
 
 
 def _of_each(values: Mapping[str, int]) -> Case:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from django.db import OperationalError, transaction
 
-from llmcache.engine.counts import Collected, hour_of
+from llmcache.engine.counts import Avoided, Collected, hour_of
 from llmcache.money import forks
+from llmcache.money.entries import add_all_hits
 from llmcache.money.gate import Gate, GivenUpError
 from llmcache.money.journal import OwnFile
 from llmcache.money.journal_files import (
@@ -33,12 +34,42 @@ LATER_SECONDS: Final = 0.02
 """How long to wait when somebody else is writing, or a caller is in a transaction."""
 PATIENCE_SECONDS: Final = 0.5
 """How long records of which some are written wait for their turn before all of them come later."""
+HOMELESS_SECONDS: Final = 60.0
+"""How long hits wait for their entry's row; then they are in the sums only."""
+MAX_HOMELESS: Final = 10_000
 FEWEST_RECORDS: Final = 10
 MOST_RECORDS: Final = 500
 _CHUNK_SECONDS: Final = 0.004
 """What a piece should take on SQLite: less than a caller's statement waits for, so that it is done before.
 
 Larger pieces take a third of the time for each call; a caller that meets a writer's lock is worse."""
+
+
+class Homeless:
+    """Hits of entries that have no row yet: the process that wrote an entry may not have brought it in."""
+
+    def __init__(self) -> None:
+        self._hits: dict[bytes, Avoided] = {}
+        self._since: dict[bytes, float] = {}
+
+    def keep(self, hits: Mapping[bytes, Avoided]) -> None:
+        """Let more hits wait."""
+        for key, more in hits.items():
+            found = self._hits.get(key)
+            if found is None and len(self._hits) >= MAX_HOMELESS:
+                continue
+            self._hits[key] = more if found is None else Avoided(found.hits + more.hits, found.pico_usd + more.pico_usd)
+            self._since.setdefault(key, time.monotonic())
+
+    def due(self) -> dict[bytes, Avoided]:
+        """Return all that wait."""
+        return dict(self._hits)
+
+    def leave(self, hits: Mapping[bytes, Avoided]) -> None:
+        """Let only these go on waiting, and of them none for longer than ``HOMELESS_SECONDS``."""
+        until = time.monotonic() - HOMELESS_SECONDS
+        self._hits = {key: hits[key] for key in hits if self._since[key] > until}
+        self._since = {key: self._since[key] for key in self._hits}
 
 
 class LaterError(Exception):
@@ -58,6 +89,7 @@ class Importer:
         self._took = 0.0
         self._done: dict[Any, int] = {}
         self._schemas: dict[tuple[str, str], int] = {}
+        self._homeless = Homeless()
         self._held_back: dict[str, JournalRecord] = {}
         self._ready: list[JournalRecord] = []
         self.damaged = 0
@@ -173,13 +205,20 @@ class Importer:
         self.collect_counts()
         counts, now = self._runtime.counts, self._runtime.clock.wall()
         collected = counts.take_waiting()
-        if not collected:
-            return
-        try:
-            self._through(lambda: self._add_counts(collected, now))
-        except BaseException:
-            counts.put_back(collected)
-            raise
+        if collected:
+            try:
+                homeless = self._through(lambda: self._add_counts(collected, now))
+            except BaseException:
+                counts.put_back(collected)
+                raise
+            self._homeless.keep(homeless)
+        self._write_homeless(now)
+
+    def _write_homeless(self, at: float) -> None:
+        """Add hits to entries whose row another process has brought in meanwhile."""
+        if waiting := self._homeless.due():
+            left = self._through(lambda: add_all_hits(waiting, self._using, self._runtime.namespace, at))
+            self._homeless.leave(left)
 
     def _write_schemas(self) -> None:
         # When a form was last seen is told by the hour: a write for each flush would say no more.
@@ -192,9 +231,11 @@ class Importer:
             self._through(lambda: write_seen(new, using=self._using))
             self._schemas.update({(form.response_type, form.fingerprint): hour_of(form.last) for form in new})
 
-    def _add_counts(self, collected: Collected, at: float) -> None:
+    def _add_counts(self, collected: Collected, at: float) -> dict[bytes, Avoided]:
         runtime = self._runtime
-        add_counts(collected, using=self._using, namespace=runtime.namespace, at=at, simulated=runtime.clock.simulated)
+        return add_counts(
+            collected, using=self._using, namespace=runtime.namespace, at=at, simulated=runtime.clock.simulated
+        )
 
     def _write(self, records: Sequence[JournalRecord], in_doubt: Collection[str]) -> Imported:
         imported = Imported()

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from django.db import DataError, IntegrityError, transaction
 
-from llmcache.engine.counts import Collected, hour_of
+from llmcache.engine.counts import Avoided, Collected, hour_of
 from llmcache.models import MAX_KIND, MAX_NAME, ProviderCall
 from llmcache.money.entries import add_all_hits, require_entry, write_entries, written_at
 from llmcache.money.facts import MAX_NUMBER, MAX_PICO_USD, TOKENS, cut, is_id, number, text_of, time_of, words
@@ -212,8 +212,13 @@ def _apply_end(row: ProviderCall, record: JournalRecord) -> None:
         setattr(row, name, number(facts, name))
 
 
-def add_counts(collected: Collected, *, using: str, namespace: str, at: float, simulated: bool = False) -> None:
-    """Add counts to the sums, and their hits to the entries, in one transaction. Raises the database's errors."""
+def add_counts(
+    collected: Collected, *, using: str, namespace: str, at: float, simulated: bool = False
+) -> dict[bytes, Avoided]:
+    """Add counts to the sums, and their hits to the entries, in one transaction; return hits whose entry has no row.
+
+    Raises the database's errors; then nothing of it is in the tables.
+    """
     sums = Gained()
     for key, made in collected.buckets.items():
         hour = HourKey(
@@ -231,5 +236,6 @@ def add_counts(collected: Collected, *, using: str, namespace: str, at: float, s
         sums.gain(hour, cut(key.tenant or "", MAX_NAME), Counter(gained))
     with transaction.atomic(using=using):
         # Entries, then sums, each in the order of their keys: as importers do, so that nobody waits for each other.
-        add_all_hits(collected.entries, using, namespace, at)
+        homeless = add_all_hits(collected.entries, using, namespace, at)
         sums.write(using)
+    return homeless
