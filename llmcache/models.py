@@ -66,6 +66,8 @@ class ProviderCall(_Tokens):
     attempt = models.PositiveIntegerField(_("attempt"))
     # False: asked with cache="bypass" or ttl=0.
     to_store = models.BooleanField(_("answer was to be stored"))
+    # How old its answer may get; NULL: any age, and also where the line that would say so is lost.
+    ttl_seconds = models.FloatField(_("TTL in seconds"), null=True)
     error = models.CharField(_("error"), max_length=64, blank=True)
     # Types of the validation's errors, of an answer that was rejected.
     error_types = models.JSONField(_("types of errors"), default=list)
@@ -278,6 +280,19 @@ class UsageBucket(_Sums):
 
     def __str__(self) -> str:
         return f"{self.hour:%Y-%m-%d %H:00} {self.kind} {self.outcome}"
+
+
+class Dashboard(UsageBucket):
+    """No table of its own: the dashboard's place among the models of an admin site.
+
+    So it stands where those are listed, and who may see it is asked for by the name ``llmcache.view_dashboard``.
+    """
+
+    class Meta:
+        proxy = True
+        verbose_name = _("dashboard")
+        verbose_name_plural = _("dashboard")
+        default_permissions = ()
 
 
 class TenantDay(_Sums):

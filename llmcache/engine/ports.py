@@ -220,6 +220,7 @@ def started_facts(call: Call, why: str, attempt: int, bound: int | None) -> dict
         "why": why,
         "attempt": attempt,
         "stores": call.stores,
+        "ttl": call.ttl,
         "bound": bound,
     }
 

@@ -62,6 +62,14 @@ def number(facts: Mapping[str, Any], name: str, most: int = MAX_NUMBER) -> int |
     return value if type(value) is int and 0 <= value < most else None
 
 
+def seconds_of(facts: Mapping[str, Any], name: str) -> float | None:
+    """Return a length of time in seconds; None for what is none, or is longer than can be told."""
+    value = facts.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 <= value < _LAST_TIME else None
+
+
 def words(value: Any) -> list[str]:
     """Return the texts of a list, at most fifty."""
     return [cut(word, MAX_NAME) for word in value[:50] if isinstance(word, str)] if isinstance(value, list) else []

@@ -17,7 +17,7 @@ from django.db import DataError, IntegrityError, transaction
 from llmcache.engine.counts import Avoided, Collected, hour_of
 from llmcache.models import MAX_KIND, MAX_NAME, ProviderCall
 from llmcache.money.entries import add_all_hits, require_entry, write_entries, written_at
-from llmcache.money.facts import MAX_NUMBER, MAX_PICO_USD, TOKENS, cut, is_id, number, text_of, time_of, words
+from llmcache.money.facts import MAX_NUMBER, MAX_PICO_USD, TOKENS, cut, is_id, number, seconds_of, text_of, time_of, words
 from llmcache.money.journal_files import JournalRecord
 from llmcache.money.sums import Gained, HourKey
 
@@ -177,6 +177,7 @@ def _apply_start(row: ProviderCall, record: JournalRecord) -> None:
     row.reason = text_of(facts, "why", 32) or "unknown"
     row.attempt = min(number(facts, "attempt") or 0, 2**31 - 1)
     row.to_store = facts.get("stores") is not False
+    row.ttl_seconds = seconds_of(facts, "ttl")
     row.bound_pico_usd = number(facts, "bound", MAX_PICO_USD)
     row.simulated = facts.get("simulated") is True
 

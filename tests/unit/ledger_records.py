@@ -43,6 +43,7 @@ def started(number: int = 1, at: float = AT, **facts: Any) -> JournalRecord:
         "why": "no_entry",
         "attempt": 1,
         "stores": True,
+        "ttl": 600.0,
         "bound": BOUND,
     }
     return record("started", number, at, **{**told, **facts})

@@ -107,7 +107,16 @@ def test_an_answer_is_a_row_with_all_that_was_told() -> None:
     assert found.cost_usd == Decimal(COST) / 10**12
     assert (found.latency_ms, found.request_id, found.finish_reason, found.refused) == (1_500, "req_1", "stop", False)
     assert (found.to_store, found.error, found.error_types, found.status) == (True, "", [], None)
+    assert (found.schema, found.ttl_seconds) == (started().facts["schema"], 600.0)
     assert str(found) == "Ticket by openai/m: answered"
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"), [(None, None), (0, 0.0), (True, None), ("1", None), (-1, None), (1e300, None)]
+)
+def test_a_ttl_that_cannot_be_is_none(told: object, kept: float | None) -> None:
+    bring(started(ttl=told), settled())
+    assert row().ttl_seconds == kept
 
 
 DOUBT = {"attempts": 1, "in_doubt": 1, "in_doubt_pico_usd": BOUND}
