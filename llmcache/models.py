@@ -96,6 +96,11 @@ class ProviderCall(_Tokens):
                 name="llmcache_call_open",
                 condition=models.Q(outcome__in=["under_way", "in_doubt"]),
             ),
+            # The admin's filters, newest first: without them a rare value reads the whole ledger.
+            models.Index(fields=["kind", "-started_at"], name="llmcache_call_kind"),
+            models.Index(fields=["model", "-started_at"], name="llmcache_call_model"),
+            models.Index(fields=["outcome", "-started_at"], name="llmcache_call_outcome"),
+            models.Index(fields=["request_id"], name="llmcache_call_request", condition=~models.Q(request_id="")),
         ]
 
     def __str__(self) -> str:
@@ -153,6 +158,10 @@ class CacheEntry(_Tokens):
             models.Index(fields=["-saved_pico_usd"], name="llmcache_entry_saved"),
             models.Index(fields=["kind", "-saved_pico_usd"], name="llmcache_entry_kind_saved"),
             models.Index(fields=["expires_at"], name="llmcache_entry_expires"),
+            models.Index(fields=["kind", "-written_at"], name="llmcache_entry_kind"),
+            models.Index(fields=["model", "-written_at"], name="llmcache_entry_model"),
+            models.Index(fields=["tenant", "-written_at"], name="llmcache_entry_tenant"),
+            models.Index(fields=["schema", "-written_at"], name="llmcache_entry_schema"),
         ]
 
     def __str__(self) -> str:
