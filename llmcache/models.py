@@ -91,11 +91,6 @@ class ProviderCall(_Tokens):
         default_permissions = ("view",)
         ordering: ClassVar[list[str]] = ["-started_at", "-pk"]
         indexes: ClassVar[list[models.Index]] = [
-            models.Index(
-                fields=["outcome"],
-                name="llmcache_call_open",
-                condition=models.Q(outcome__in=["under_way", "in_doubt"]),
-            ),
             # The admin's filters, newest first: without them a rare value reads the whole ledger.
             models.Index(fields=["kind", "-started_at"], name="llmcache_call_kind"),
             models.Index(fields=["model", "-started_at"], name="llmcache_call_model"),
