@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import cache, lru_cache
 from typing import Final
@@ -122,7 +122,8 @@ class PriceBook:
         if not in_force:
             return None
         price = max(in_force, key=lambda each: each.since)
-        return Cost(price.cost(usage), f"{name} since {price.since:%Y-%m-%d}", "settings")
+        since = "" if price.since.date() == date.min else f" since {price.since:%Y-%m-%d}"
+        return Cost(price.cost(usage), f"{name}{since}", "settings")
 
 
 def _from_book(base_url: str, model: str, usage: Usage, when: datetime, service_tier: str | None) -> Cost | None:

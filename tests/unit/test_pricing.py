@@ -148,6 +148,7 @@ def test_settings_come_first_and_are_dated() -> None:
     found = cost("openai/gpt-5", prices=prices, at=datetime(2026, 5, 31, tzinfo=UTC).timestamp())
     assert found is not None
     assert found.pico_usd == 1_000 * 2_000_000 + 500 * 500_000 + 200 * 10_000_000
+    assert found.price_id == "openai/gpt-5"
     found = cost("openai/gpt-5", prices=prices, at=datetime(2027, 1, 1, tzinfo=UTC).timestamp())
     assert found is not None
     assert found.pico_usd == 0  # free is known to be free
