@@ -6,7 +6,7 @@ on machines that never call a provider.
 
 from __future__ import annotations
 
-import os
+import sqlite3
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +18,8 @@ from django.core import checks
 
 from llmcache import conf
 from llmcache.exceptions import ConfigurationError
+from llmcache.tiers.disk import DiskStore
+from llmcache.tiers.disk_folder import writable
 
 TAG = "llmcache"
 
@@ -109,22 +111,73 @@ def _misspelt() -> list[checks.CheckMessage]:
 
 
 def _tiers(settings: conf.Settings) -> list[checks.CheckMessage]:
-    from django.core.cache import caches
+    from llmcache.tiers.configured import aliases_in_use
 
-    from llmcache.tiers.configured import check_aliases
-    from llmcache.tiers.disk import DiskStore
-
-    if settings.tiers is None:
-        return []
     try:
-        check_aliases(settings.tiers)
+        aliases = aliases_in_use(settings)
     except ConfigurationError as error:
         return [checks.Error(str(error), id="llmcache.E003")]
-    stores = {alias: getattr(caches[alias], "store", None) for alias in settings.tiers}
+    found = [message for alias in aliases for message in _tier(alias)]
+    return found if settings.tiers is None else [*found, *_memory_alone(aliases)]
+
+
+def _tier(alias: str) -> list[checks.CheckMessage]:
+    """Find what makes an alias a poor tier."""
+    from django.core.cache import caches
+    from django.core.cache.backends.db import BaseDatabaseCache
+    from django.core.cache.backends.dummy import DummyCache
+    from django.core.cache.backends.filebased import FileBasedCache
+    from django.core.cache.backends.locmem import LocMemCache
+
+    try:
+        backend: Any = caches[alias]
+    except (OSError, sqlite3.Error):
+        return [_unwritable(caches.settings[alias].get("LOCATION"), f"CACHES[{alias!r}]['LOCATION']")]
+    store = getattr(backend, "store", None)
+    if isinstance(store, DiskStore) and not writable(store.path):
+        return [_unwritable(store.path, f"CACHES[{alias!r}]['LOCATION']")]
+    if isinstance(backend, LocMemCache):
+        return [
+            checks.Warning(
+                f"LLMCACHE['TIERS'] names {alias!r}, a LocMemCache: each process has its own, so each pays for its own "
+                "answers, and a restart pays again.",
+                hint="Put a llmcache.backends.MemoryCache first, and below it a cache that processes share.",
+                id="llmcache.W007",
+            )
+        ]
+    if isinstance(backend, DummyCache):
+        return [
+            checks.Warning(
+                f"LLMCACHE['TIERS'] names {alias!r}, a DummyCache, which keeps nothing.",
+                hint="Remove it from TIERS, or give the alias another BACKEND.",
+                id="llmcache.W008",
+            )
+        ]
+    options: dict[str, Any] = caches.settings[alias].get("OPTIONS", {})
+    if isinstance(backend, (BaseDatabaseCache, FileBasedCache)) and "MAX_ENTRIES" not in options:
+        return [
+            checks.Warning(
+                f"CACHES[{alias!r}] keeps at most {backend._max_entries} values, of which llmcache needs two for each "
+                "answer; then some are removed, whether they were paid for or not.",
+                hint=f"Set CACHES[{alias!r}]['OPTIONS']['MAX_ENTRIES'] to what the store can hold.",
+                id="llmcache.W010",
+            )
+        ]
+    return []
+
+
+def _memory_alone(aliases: Sequence[str]) -> list[checks.CheckMessage]:
+    from llmcache.backends import MemoryCache
+    from llmcache.tiers.configured import class_of
+
+    if not all(issubclass(class_of(alias, ""), MemoryCache) for alias in aliases):
+        return []
     return [
-        _unwritable(store.path, f"CACHES[{alias!r}]['LOCATION']")
-        for alias, store in stores.items()
-        if isinstance(store, DiskStore) and not writable(store.path)
+        checks.Warning(
+            "LLMCACHE['TIERS'] is memory alone: each process pays for its own answers, and a restart pays again.",
+            hint="Add a cache that processes share, e.g. a llmcache.backends.DiskCache.",
+            id="llmcache.W009",
+        )
     ]
 
 
@@ -157,7 +210,8 @@ def _provider(settings: conf.Settings) -> list[checks.CheckMessage]:
 
 def _folders(settings: conf.Settings) -> list[checks.CheckMessage]:
     try:
-        journal, disk = settings.journal or conf.default_journal(), settings.disk_path or conf.default_disk()
+        journal = settings.journal or conf.default_journal()
+        disk = settings.disk_path or conf.default_disk() if _on_disk(settings) else None
     except ConfigurationError as error:
         return [checks.Error(str(error), id="llmcache.E005")]
     found: list[checks.CheckMessage] = []
@@ -170,24 +224,26 @@ def _folders(settings: conf.Settings) -> list[checks.CheckMessage]:
                 id="llmcache.W002",
             )
         )
-    if settings.tiers is None and not writable(disk):
+    if disk is not None and not writable(disk):
         found.append(_unwritable(disk, "LLMCACHE['DISK_PATH']"))
     return found
 
 
-def _unwritable(disk: Path, setting: str) -> checks.CheckMessage:
+def _on_disk(settings: conf.Settings) -> bool:
+    """Return whether entries lie in the folder that is used where no alias is."""
+    from llmcache.tiers.configured import default_is_shared
+
+    try:
+        return settings.tiers is None and not default_is_shared(settings)
+    except ConfigurationError:
+        # Said of the tiers already.
+        return False
+
+
+def _unwritable(disk: Path | str, setting: str) -> checks.CheckMessage:
     return checks.Warning(
         f"The disk tier's folder {disk} cannot be written: new answers are not kept there, and a restart pays for "
         "them again.",
         hint=f"Set {setting} to a folder that this user can write.",
         id="llmcache.W003",
     )
-
-
-def writable(folder: Path) -> bool:
-    """Return whether a folder can be written, or made where it does not exist yet."""
-    try:
-        place = next(place for place in (folder, *folder.parents) if place.exists())
-        return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
-    except (OSError, StopIteration):
-        return False

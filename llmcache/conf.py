@@ -109,7 +109,7 @@ OPTIONS: tuple[Option, ...] = (
         None,
         tiers,
         "list of aliases of CACHES, fastest first, or None",
-        "Where entries lie; None is memory over a folder on disk.",
+        "Where entries lie; None is memory over CACHES['default'] if that is shared, else over a folder on disk.",
     ),
     Option(
         "MEMORY_BYTES",
@@ -123,7 +123,7 @@ OPTIONS: tuple[Option, ...] = (
         None,
         folder,
         "absolute path of a folder, or None",
-        "Folder of the disk tier that is used when TIERS is None; None is the user's cache directory.",
+        "Folder of the disk tier when TIERS is None; None: the user's cache directory, if CACHES['default'] is not shared.",
     ),
     Option(
         "TTL",

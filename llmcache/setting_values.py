@@ -12,6 +12,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 from llmcache.money.pricing import DatedPrice
 
@@ -94,6 +95,17 @@ def database_alias(value: Any) -> str:
     if type(value) is not str or not value:
         raise UnusableError("must be an alias of DATABASES")
     return value
+
+
+def time_zone(value: Any) -> str | None:
+    """Read the name of a time zone that this machine knows, or None."""
+    if value is None:
+        return None
+    # A folder of zones, a path out of it and a name of nothing each fail in a way of their own.
+    with contextlib.suppress(KeyError, ValueError, OSError):
+        if type(value) is str:
+            return ZoneInfo(value).key
+    raise UnusableError("must be the name of a time zone, such as 'Europe/Berlin'")
 
 
 def short_text(value: Any) -> str:

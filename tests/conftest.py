@@ -19,6 +19,8 @@ from llmcache.engine import isolation, process
 from llmcache.engine.runtime import Runtime
 from llmcache.money.journal_files import JournalRecord, read_journal
 from llmcache.testing.sandbox import Sandbox
+from tests.cache_servers import memcached_server, redis_server  # noqa: F401
+from tests.ledgers import ledger, postgresql_tables  # noqa: F401 - fixtures are found by their names here
 from tests.services import postgres  # noqa: F401 - fixtures are found by their names here
 from tests.toys import make_toy, wheel  # noqa: F401
 

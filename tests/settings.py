@@ -13,3 +13,5 @@ SILENCED_SYSTEM_CHECKS: list[str] = []
 
 # A test's child process gets the settings of the test that started it.
 LLMCACHE |= json.loads(os.environ.get("LLMCACHE_TEST_SETTINGS", "{}"))  # noqa: F405
+if os.environ.get("LLMCACHE_TEST_CACHES"):
+    CACHES = json.loads(os.environ["LLMCACHE_TEST_CACHES"])

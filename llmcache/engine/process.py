@@ -112,6 +112,7 @@ def finish(timeout: float) -> None:
         background.finish()
     runtime = _current
     if runtime is not None:
+        runtime.tiers.drain(timeout)
         runtime.writer.stop(timeout)
 
 

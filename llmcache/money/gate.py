@@ -46,6 +46,7 @@ class Gate:
     def reset_after_fork(self) -> None:
         """Forget who was inside in the parent; the forking thread's connections are the child's."""
         self._changed = threading.Condition()
+        self._turn = threading.Lock()
         self._inside: int | None = None
         self._committing = False
         self._wanted = False
@@ -81,10 +82,15 @@ class Gate:
 
     @contextmanager
     def passed(self, alias: str) -> Generator[bool]:
-        """Go inside, or be told that somebody is in a transaction.
+        """Go inside, or be told that somebody is in a transaction; who else wants to go inside waits for the end.
 
         Inside, call ``require_patience`` before each statement and ``commit`` before the commit.
         """
+        with self._turn, self._passed(alias) as clear:
+            yield clear
+
+    @contextmanager
+    def _passed(self, alias: str) -> Generator[bool]:
         with self._changed:
             # From here on a statement waits, so a transaction that begins after the look has not read yet.
             self._inside, self._wanted = threading.get_ident(), False

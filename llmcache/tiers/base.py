@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol, TypeAlias
 
 logger = logging.getLogger("llmcache.tiers")
+
+Shared: TypeAlias = Literal["process", "machine", "network", "unknown"]
+"""Who finds what a tier holds: this process alone, all of this machine, every machine that reaches the server."""
+
+_SAID: Final = 200
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class TierState:
+    """What this process knows of a tier, without asking it."""
+
+    name: str
+    """The alias in ``CACHES``, or that of a default: ``memory``, ``disk``."""
+    backend: str
+    """The dotted path of the alias's class; ``memory`` or ``disk folder`` for a default."""
+    shared: Shared
+    reads: bool
+    """Whether the last read worked; True before the first."""
+    writes: bool
+    faults: int
+    """How many operations have failed in this process."""
+    error: str | None
+    """The class name of the last fault."""
 
 
 class ByteTier(Protocol):
@@ -29,6 +56,10 @@ class ByteTier(Protocol):
         """Remove what is kept under a key."""
         ...
 
+    def state(self) -> TierState:
+        """Return how the tier has fared in this process; asks nobody."""
+        ...
+
 
 class Health:
     """Whether one kind of operation on a tier works; says so in the log when that changes, and only then.
@@ -39,16 +70,27 @@ class Health:
     def __init__(self, tier: str, operation: str, meanwhile: str) -> None:
         self.faults = 0
         """How often the operation has failed in this process."""
+        self.error: str | None = None
+        """The class name of the last fault."""
+        self.failed_at = 0
+        """Which of the process's faults the last one was."""
         self._tier = tier
         self._operation = operation
         self._meanwhile = meanwhile
         self._works = True
         self._lock = threading.Lock()
 
+    @property
+    def works(self) -> bool:
+        """Whether the last operation was no fault."""
+        return self._works
+
     def failed(self, error: Exception) -> None:
         """Count a fault; the first one after a success is logged as a warning."""
         with self._lock:
             self.faults += 1
+            self.error = type(error).__name__
+            self.failed_at = next(_numbers)
             changed, self._works = self._works, False
         if changed:
             logger.warning(
@@ -56,7 +98,7 @@ class Health:
                 self._tier,
                 self._operation,
                 type(error).__name__,
-                error,
+                _said(error),
                 self._meanwhile,
             )
 
@@ -68,3 +110,14 @@ class Health:
             changed, self._works = not self._works, True
         if changed:
             logger.info("The tier %r can be %s again.", self._tier, self._operation)
+
+
+def _said(error: Exception) -> str:
+    # What follows the first line may be a row with its values, as some databases tell it.
+    return (str(error).splitlines() or [""])[0][:_SAID]
+
+
+def state_of(name: str, backend: str, shared: Shared, reads: Health, writes: Health) -> TierState:
+    """Return the state of a tier whose reads and writes have fared so."""
+    last = max(reads, writes, key=lambda health: health.failed_at)
+    return TierState(name, backend, shared, reads.works, writes.works, reads.faults + writes.faults, last.error)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from llmcache.tiers.base import Health
+from llmcache.tiers.base import Health, TierState, state_of
 from llmcache.tiers.disk_file import DiskFile
 
 # Expiry is compared by SQLite: in a damaged row it may be of any type, and still compares.
@@ -148,8 +148,16 @@ class DiskTier:
     fault but a wrong setting: its ``ConfigurationError`` is raised.
     """
 
-    def __init__(self, name: str, store: DiskStore, make_key: Callable[[str], str] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        store: DiskStore,
+        make_key: Callable[[str], str] | None = None,
+        *,
+        backend: str = "disk folder",
+    ) -> None:
         self.name = name
+        self._backend = backend
         self._store = store
         self._make_key = make_key
         self._reads = Health(name, "read", "Answers that are on it count as not cached.")
@@ -160,6 +168,10 @@ class DiskTier:
     def faults(self) -> int:
         """How many operations have failed in this process."""
         return self._reads.faults + self._writes.faults
+
+    def state(self) -> TierState:
+        """Return how the tier has fared in this process; no I/O."""
+        return state_of(self.name, self._backend, "machine", self._reads, self._writes)
 
     def get(self, key: str) -> bytes | None:
         """Return the bytes under a key, or None."""

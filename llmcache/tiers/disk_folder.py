@@ -17,6 +17,23 @@ _WAIT_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.002
 
 
+def writable(folder: Path) -> bool:
+    """Return whether a folder can be written, or made where it does not exist yet."""
+    try:
+        place = next(place for place in (folder, *folder.parents) if place.exists())
+        return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+    except (OSError, StopIteration):
+        return False
+
+
+def can_be_used(folder: Path) -> bool:
+    """Return whether a folder can be written, or holds something already that can perhaps be read."""
+    try:
+        return writable(folder) or any(folder.iterdir())
+    except OSError:
+        return False
+
+
 @contextmanager
 def locked(folder: Path, *, exclusive: bool) -> Generator[None]:
     """Hold the lock of a folder, shared or exclusive, against threads and processes alike.

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from llmcache import envelope, keys
 from llmcache.clock import Clock
 from llmcache.envelope import Entry
-from llmcache.tiers.base import ByteTier
-from llmcache.tiers.disk import DiskStore
+from llmcache.tiers.base import ByteTier, TierState
+from llmcache.tiers.django_tier import DjangoTier
 from llmcache.tiers.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -49,12 +49,21 @@ class Held:
         return len(self.answer) + len(self.entry.meta) + len(self.supplement or b"") + _HELD_BYTES
 
 
+class Closing(Protocol):
+    """What has connections or files open."""
+
+    def close(self) -> None:
+        """Close them."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryTier:
     """The memory tier: its alias and the store behind it."""
 
     name: str
     store: MemoryStore[Held]
+    backend: str = "memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +96,7 @@ class TierStack:
         namespace: str,
         clock: Clock,
         *,
-        owned: tuple[DiskStore, ...] = (),
+        owned: tuple[Closing, ...] = (),
     ) -> None:
         self.memory = memory
         self.below = below
@@ -97,8 +106,21 @@ class TierStack:
 
     def close(self) -> None:
         """Close what was opened for this stack alone; the backends of ``CACHES`` are the project's."""
-        for store in self._owned:
-            store.close()
+        for each in self._owned:
+            each.close()
+
+    def drain(self, timeout: float) -> None:
+        """Wait at most ``timeout`` seconds for writes that are under way in other threads."""
+        until = self._clock.monotonic() + timeout
+        for tier in self.below:
+            if isinstance(tier, DjangoTier):
+                tier.drain(max(until - self._clock.monotonic(), 0.0))
+
+    def states(self) -> list[TierState]:
+        """Return how each tier has fared in this process, fastest first; asks none of them."""
+        memory = self.memory
+        first = [TierState(memory.name, memory.backend, "process", True, True, 0, None)] if memory else []
+        return [*first, *(tier.state() for tier in self.below)]
 
     @property
     def names(self) -> tuple[str, ...]:

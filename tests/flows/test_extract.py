@@ -327,13 +327,14 @@ def test_aliases_of_caches_are_tiers(provider: Sandbox, tmp_path: Any) -> None:
     ("aliases", "says"),
     [
         (["nowhere"], "not in CACHES"),
-        (["default"], "LocMemCache"),
+        (["broken"], "cannot be made"),
         (["disk", "fast"], "Put it first"),
     ],
 )
 def test_a_tier_that_cannot_be_one_is_a_configuration_error(aliases: list[str], says: str, tmp_path: Any) -> None:
     caches = {
         "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+        "broken": {"BACKEND": "django.core.cache.backends.nowhere.NoCache"},
         "fast": {"BACKEND": "llmcache.backends.MemoryCache"},
         "disk": {"BACKEND": "llmcache.backends.DiskCache", "LOCATION": str(tmp_path)},
     }

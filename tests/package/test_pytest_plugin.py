@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from llmcache.testing.tier_contract import TierContract
+
 Suite = Callable[..., str]
 
 SETTINGS = """
@@ -185,19 +187,30 @@ def test_it(llmcache_fake, assert_provider_calls):
     assert "1 x int of openai/gpt-5-mini (not_found)" in output
 
 
+OUR_CACHES = """
+CACHES = {
+    "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+    "ours": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "LOCATION": "ours"},
+    "ours-out-of-reach": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": "redis://127.0.0.1:1/0"
+    },
+}
+"""
 PAGE = Path(__file__).parents[2] / "docs" / "testing.md"
 
 
 def test_the_pages_examples_run(suite: Suite, tmp_path: Path) -> None:
     """As files of one project: each block says which, under pytest and under Django's runner."""
-    files = {"their_settings.py": SETTINGS}
+    files = {"their_settings.py": SETTINGS + OUR_CACHES}
     for name, block in re.findall(
         r"^```python\n# (\w+\.py)[^\n]*\n(.*?)^```", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL
     ):
         files[name] = files.get(name, "") + block
-    assert set(files) == {"their_settings.py", "inbox.py", "test_inbox.py", "tests.py"}
+    assert set(files) == {"their_settings.py", "inbox.py", "test_inbox.py", "tests.py", "test_tier.py"}
     variables = {"DJANGO_SETTINGS_MODULE": "their_settings"}
     assert passed(suite(files, "test_inbox.py", "tests.py", **variables)) == 9
+    tests = [name for name in vars(TierContract) if name.startswith("test_")]
+    assert passed(suite(files, "test_tier.py", **variables)) == len(tests) > 10
     environment = {**os.environ, **variables, "PYTHONPATH": str(tmp_path), "HOME": str(tmp_path / "home")}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "django", "test", "--pattern", "tests.py"],

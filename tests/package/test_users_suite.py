@@ -1,5 +1,6 @@
 """The test-suite of somebody's project: no test sees another's rows, counts or entries, and the machine stays clean."""
 
+import json
 import re
 from collections.abc import Callable
 
@@ -52,7 +53,11 @@ def test_djangos_runner(database: str, options: tuple[str, ...], sandbox: Sandbo
 )
 def test_pytest(database: str, options: tuple[str, ...], sandbox: Sandbox, make_toy: MakeToy) -> None:
     toy = make_toy(database, sandbox.base_url)
+    # The project's own cache, which is a tier of the project and of no test.
+    own = {"BACKEND": "django.core.cache.backends.filebased.FileBasedCache", "LOCATION": str(toy.folder / "own")}
+    toy.environment["TOY_CACHES"] = json.dumps({"default": own})
     ran = toy.run("-m", "pytest", f"--basetemp={toy.folder}/pytest", *options).stdout
     assert re.search(rf"^=* {DJANGO_TESTS + PYTEST_TESTS} passed in ", ran, flags=re.MULTILINE), ran
     assert sandbox.calls >= DJANGO_TESTS + PYTEST_TESTS + 1
+    assert [str(path) for path in (toy.folder / "own").rglob("*")] == []
     assert_nothing_left(toy)

@@ -73,6 +73,14 @@ def test_an_unknown_key_without_a_neighbour() -> None:
         ("DISK_PATH", ""),
         ("JOURNAL", 5),
         ("JOURNAL_FSYNC", 1),
+        ("TIME_ZONE", ""),
+        ("TIME_ZONE", "Europe"),
+        ("TIME_ZONE", "Europe/Bielefeld"),
+        ("TIME_ZONE", "../../etc/passwd"),
+        ("TIME_ZONE", "/etc/localtime"),
+        ("TIME_ZONE", "\0"),
+        ("TIME_ZONE", "x" * 10_000),
+        ("TIME_ZONE", 1),
         ("NAMESPACE", "No Good"),
         ("VERSION", 2),
         ("MAX_TEXT_BYTES", 0),
@@ -133,6 +141,79 @@ def test_a_disk_tier_of_caches_that_cannot_be_written(tmp_path: Path) -> None:
         ((check, _, hint),) = found(TIERS=["llm"])
     assert check == "llmcache.W003"
     assert "CACHES['llm']['LOCATION']" in hint
+
+
+DJANGO = "django.core.cache.backends"
+LOCMEM, DUMMY = {"BACKEND": f"{DJANGO}.locmem.LocMemCache"}, {"BACKEND": f"{DJANGO}.dummy.DummyCache"}
+MEMORY = {"BACKEND": "llmcache.backends.MemoryCache"}
+DATABASE = {"BACKEND": f"{DJANGO}.db.DatabaseCache", "LOCATION": "cached"}
+FILE = {"BACKEND": f"{DJANGO}.filebased.FileBasedCache", "LOCATION": "/tmp/llmcache-nowhere"}
+LARGE = {"OPTIONS": {"MAX_ENTRIES": 10**6}}
+REDIS = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://127.0.0.1:1/0"}
+
+
+@pytest.mark.parametrize(
+    ("caches", "expected"),
+    [
+        ({"memory": MEMORY, "llm": LOCMEM}, ["W007"]),
+        ({"llm": LOCMEM}, ["W007"]),
+        ({"memory": MEMORY, "llm": DUMMY}, ["W008"]),
+        ({"memory": MEMORY}, ["W009"]),
+        ({"memory": MEMORY, "llm": DATABASE}, ["W010"]),
+        ({"memory": MEMORY, "llm": FILE}, ["W010"]),
+        ({"memory": MEMORY, "llm": {**DATABASE, **LARGE}}, []),
+        ({"memory": MEMORY, "llm": {**FILE, **LARGE}}, []),
+        ({"memory": MEMORY, "llm": REDIS}, []),
+    ],
+    ids=str,
+)
+def test_a_poor_tier_is_named(caches: dict[str, dict[str, Any]], expected: list[str]) -> None:
+    with override_settings(CACHES={"default": LOCMEM, **caches}):
+        checks = found(TIERS=list(caches))
+    assert [check for check, _, _ in checks] == [f"llmcache.{each}" for each in expected]
+    assert all(("'llm'" in message or "memory" in message) and hint != "None" for _, message, hint in checks)
+
+
+@pytest.mark.parametrize(
+    ("default", "expected"), [(LOCMEM, []), (DUMMY, []), (MEMORY, []), (DATABASE, ["W010"]), (REDIS, [])], ids=str
+)
+def test_the_projects_cache_as_the_default_tier(
+    default: dict[str, Any], expected: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with override_settings(CACHES={"default": default}):
+        assert [check for check, _, _ in found(DISK_PATH=None)] == [f"llmcache.{each}" for each in expected]
+
+
+def test_the_folder_is_of_no_concern_where_the_projects_cache_is_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    blocker = tmp_path / "file"
+    blocker.touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocker))
+    with override_settings(CACHES={"default": REDIS}):
+        assert found(DISK_PATH=None) == []
+    with override_settings(CACHES={"default": LOCMEM}):
+        assert [check for check, _, _ in found(DISK_PATH=None)] == ["llmcache.W003"]
+
+
+def test_a_cache_whose_folder_cannot_be_made_is_a_fault_and_no_wrong_setting(tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.touch()
+    broken = {"BACKEND": "diskcache.DjangoCache", "LOCATION": str(blocker / "folder")}
+    with override_settings(CACHES={"default": LOCMEM, "llm": broken}):
+        ((check, message, _),) = found(TIERS=["llm"])
+    assert check == "llmcache.W003"
+    assert str(blocker) in message
+
+
+@pytest.mark.parametrize("prefix", ["p" * 200, "two words"])
+def test_keys_that_memcached_does_not_take(prefix: str) -> None:
+    cache = {"BACKEND": f"{DJANGO}.memcached.PyMemcacheCache", "LOCATION": "127.0.0.1:1", "KEY_PREFIX": prefix}
+    with override_settings(CACHES={"default": LOCMEM, "llm": cache}):
+        ((check, message, _),) = found(TIERS=["llm"])
+    assert check == "llmcache.E003"
+    assert "KEY_PREFIX" in message
 
 
 def test_an_alias_whose_backend_is_not_there() -> None:

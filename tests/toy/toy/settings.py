@@ -32,6 +32,10 @@ _DATABASES: dict[str, dict[str, Any]] = {
 DATABASE = os.environ.get("TOY_DATABASE", "sqlite")
 DATABASES = {"default": {**_DATABASES[DATABASE], "ATOMIC_REQUESTS": True}}
 
+CACHES: dict[str, Any] = json.loads(os.environ.get("TOY_CACHES", "null")) or {
+    "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+}
+
 # SQLite lets one of several transactions that have read turn to writing and fails the others, unless they say that
 # they will write when they begin. So this project lets one request at a time do that.
 ONE_WRITER = DATABASE in ("sqlite", "sqlite-wal")

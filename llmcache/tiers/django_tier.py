@@ -1,0 +1,153 @@
+"""Any alias of ``CACHES`` as a tier: bytes through Django's cache interface.
+
+The alias says where, and under which keys (``KEY_PREFIX``, ``VERSION``, ``KEY_FUNCTION``). What its backend does with
+bytes is its own affair; only in Redis they lie as they are, see ``redis_bytes``. Whatever comes back that is no bytes
+is a miss, and the envelope tells the rest.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any, Final
+
+from django.core.cache.backends.dummy import DummyCache
+from django.core.cache.backends.filebased import FileBasedCache
+from django.core.cache.backends.locmem import LocMemCache
+from django.core.cache.backends.memcached import BaseMemcachedCache
+
+from llmcache.tiers import redis_bytes
+from llmcache.tiers.base import Health, Shared, TierState, state_of
+from llmcache.tiers.borrowed import Backends
+
+REST_SECONDS: Final = 2.0
+"""How long a tier is left alone after a fault that took long."""
+SLOW_SECONDS: Final = 0.2
+"""From when on a fault has taken long: each operation after it would, and calls would wait for every one."""
+LONGEST_SECONDS: Final = 5 * 365 * 86_400.0
+"""What is to be kept for longer is kept without end: Memcached counts to 2038, a date ends with the year 9999."""
+
+
+class DjangoTier:
+    """An alias as a tier: faults are misses and dropped writes, counted, and logged once per change."""
+
+    def __init__(self, alias: str, backend: type[Any]) -> None:
+        self.name = alias
+        self._backend = f"{backend.__module__}.{backend.__qualname__}"
+        self._shared: Shared = shared_by(backend)
+        self._backends = Backends(alias)
+        self._reads = Health(alias, "read", "Answers that are in it count as not cached.")
+        self._writes = Health(alias, "written", "New answers are not kept in it.")
+        self._rests_until = 0.0
+
+    @property
+    def faults(self) -> int:
+        """How many operations have failed in this process."""
+        return self._reads.faults + self._writes.faults
+
+    def state(self) -> TierState:
+        """Return how the tier has fared in this process; asks nobody."""
+        return state_of(self.name, self._backend, self._shared, self._reads, self._writes)
+
+    def get(self, key: str) -> bytes | None:
+        """Return the bytes under a key, or None."""
+        began = time.monotonic()
+        if began < self._rests_until:
+            return None
+        try:
+            value = self._get(key)
+        except Exception as error:  # noqa: BLE001  # of whatever library the alias is made of
+            self._failed(self._reads, error, began)
+            return None
+        if value is not None:
+            # Nothing there proves nothing: some clients keep quiet about a server that is down.
+            self._reads.worked()
+        return value if type(value) is bytes else None
+
+    def set(self, key: str, value: bytes, ttl_seconds: float | None) -> None:
+        """Keep bytes for a time; None means no expiry."""
+        require_bytes(value)
+        began = time.monotonic()
+        if began < self._rests_until:
+            return
+        try:
+            # Not above zero, rather than zero or less: that is true of NaN too.
+            if ttl_seconds is not None and not ttl_seconds > 0:
+                self._delete(key)
+            else:
+                self._set(key, value, None if ttl_seconds == math.inf else ttl_seconds)
+                if not self._writes.works and self._get(key) == value:
+                    self._writes.worked()
+                    self._reads.worked()
+        except Exception as error:  # noqa: BLE001
+            self._failed(self._writes, error, began)
+
+    def delete(self, key: str) -> None:
+        """Remove what is kept under a key."""
+        began = time.monotonic()
+        try:
+            self._delete(key)
+        except Exception as error:  # noqa: BLE001
+            self._failed(self._writes, error, began)
+
+    def drain(self, timeout: float) -> None:  # another tier takes its time
+        """Wait for writes that are under way; here is none."""
+
+    def close(self) -> None:
+        """Close this process's connections; the next use opens one."""
+        self._backends.close()
+
+    def _get(self, key: str) -> object:
+        with self._backends.borrowed() as lent:
+            if lent.door is not None:
+                return redis_bytes.get(lent.door, lent.backend, key)
+            # None can be kept, but not by us: it is a miss like everything that is no bytes.
+            return lent.backend.get(key)
+
+    def _set(self, key: str, value: bytes, ttl_seconds: float | None) -> None:
+        with self._backends.borrowed() as lent:
+            if lent.door is not None:
+                redis_bytes.put(lent.door, lent.backend, key, value, ttl_seconds)
+            else:
+                lent.backend.set(key, value, whole_seconds(ttl_seconds))
+
+    def _delete(self, key: str) -> None:
+        with self._backends.borrowed() as lent:
+            if lent.door is not None:
+                redis_bytes.remove(lent.door, lent.backend, key)
+            else:
+                lent.backend.delete(key)
+
+    def _failed(self, health: Health, error: Exception, began: float) -> None:
+        health.failed(error)
+        now = time.monotonic()
+        if now - began > SLOW_SECONDS:
+            self._rests_until = now + REST_SECONDS
+
+
+def require_bytes(value: object) -> None:
+    """Raise ``TypeError`` for what is no bytes."""
+    if type(value) is not bytes:
+        raise TypeError(f"a tier keeps bytes, not {type(value).__name__}")
+
+
+def whole_seconds(ttl_seconds: float | None) -> int | None:
+    """Return a time above zero as every backend takes it, never shorter than it was.
+
+    Backends cut fractions off, and 0 means "at once"; some cut the end of the time instead, and what was to live for a
+    second is gone after half of one. What is kept too long does no harm: an envelope knows its own time.
+    """
+    if ttl_seconds is None or ttl_seconds > LONGEST_SECONDS:
+        return None
+    return math.ceil(ttl_seconds) + 1
+
+
+def shared_by(backend: type[Any]) -> Shared:
+    """Return who finds what caches of a class keep."""
+    if issubclass(backend, (LocMemCache, DummyCache)):
+        return "process"
+    if issubclass(backend, FileBasedCache) or any(base.__module__.startswith("diskcache.") for base in backend.__mro__):
+        return "machine"
+    if issubclass(backend, BaseMemcachedCache) or redis_bytes.is_redis(backend):
+        return "network"
+    return "unknown"
