@@ -195,8 +195,10 @@ class Importer:
     def collect_counts(self) -> None:
         """Let what was counted until now be of this hour, whenever the database takes it."""
         hour = hour_of(self._runtime.clock.wall())
-        # The writer wakes at the end of an hour: what was counted until then is of the hour before.
-        self._runtime.counts.collect(hour if self._hour is None else self._hour)
+        # The writer wakes at the end of an hour: what was counted until then is of the hour before. A made-up time may
+        # have passed many hours since; who moves it has its counts collected on the way.
+        before = None if self._runtime.clock.simulated else self._hour
+        self._runtime.counts.collect(hour if before is None else before)
         self._hour = hour
 
     def write_counts(self) -> None:

@@ -119,13 +119,10 @@ def configured_zone() -> ZoneInfo:
     from llmcache.engine import process
 
     name = process.current().settings.time_zone
-    if name is not None:
-        return ZoneInfo(name)
-    default = timezone.get_default_timezone()
-    return default if isinstance(default, ZoneInfo) else ZoneInfo(str(default))
+    return timezone.get_default_timezone() if name is None else ZoneInfo(name)
 
 
-def now() -> datetime:
+def moment_now() -> datetime:
     """Return the time that it is by the clock of the runtime."""
     from llmcache.engine import process
 
@@ -134,7 +131,7 @@ def now() -> datetime:
 
 def today_in(zone: ZoneInfo, at: datetime | None = None) -> date:
     """Return the date that it is in a time zone, now or at an aware time."""
-    return (at or now()).astimezone(zone).date()
+    return (at or moment_now()).astimezone(zone).date()
 
 
 def start_of(day: date, zone: ZoneInfo) -> float:

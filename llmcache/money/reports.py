@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, overload
 from asgiref.sync import markcoroutinefunction, sync_to_async
 
 from llmcache.exceptions import InvalidRequest
-from llmcache.money.pricing import PICO
+from llmcache.money.totals import Sums, aggregates, sums_of, totals_of
 
 if TYPE_CHECKING:
     from llmcache.models import TenantDay, UsageBucket
@@ -21,10 +20,6 @@ By = Literal["kind", "model", "tier", "tenant"]
 
 _LAST_YEAR: Final = 9_999
 _BY: Final = ("kind", "model", "tier", "tenant")
-_SUMS: Final = (
-    *("count", "avoided_pico_usd", "avoided_unknown", "saved_ms", "attempts", "spent_pico_usd", "unpriced"),
-    *("in_doubt", "in_doubt_pico_usd", "in_doubt_unbounded"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +89,7 @@ def stats(since: datetime | timedelta | None = None, by: By | None = None) -> St
     flush()
     sums = _sums(start, by)
     if by is None:
-        return replace(_stats(sums.get("", {})), lines_lost=process.current().lines_lost)
+        return replace(_stats(sums[""]), lines_lost=process.current().lines_lost)
     return {name: _stats(made) for name, made in sorted(sums.items())}
 
 
@@ -126,13 +121,7 @@ def _start(since: datetime | timedelta | None) -> datetime | None:
     raise InvalidRequest("since= must be a datetime with a time zone, a timedelta, or None.")
 
 
-_Made = dict[str, dict[str, int]]
-"""Sums by outcome and name."""
-
-
-def _sums(start: datetime | None, by: By | None) -> dict[str, _Made]:
-    from django.db.models import Sum
-
+def _sums(start: datetime | None, by: By | None) -> dict[str, Sums]:
     from llmcache.engine import process
     from llmcache.models import TenantDay, UsageBucket
     from llmcache.money.facts import stored_time
@@ -142,36 +131,27 @@ def _sums(start: datetime | None, by: By | None) -> dict[str, _Made]:
     if start is not None:
         since = {"day__gte": start.date()} if by == "tenant" else {"hour__gte": stored_time(start.timestamp())}
         rows = rows.filter(**since)
-    groups = ("outcome",) if by is None else ("outcome", by)
-    made: defaultdict[str, _Made] = defaultdict(dict)
-    for row in rows.values(*groups).annotate(**{f"sum_{name}": Sum(name) for name in _SUMS}):
-        made["" if by is None else row[by]][row["outcome"]] = {name: int(row[f"sum_{name}"]) for name in _SUMS}
-    return made
+    if by is None:
+        return {"": sums_of(rows.aggregate(**aggregates()))}
+    return {row[by]: sums_of(row) for row in rows.values(by).annotate(**aggregates())}
 
 
-def _stats(made: _Made) -> Stats:
-    def count(outcome: str) -> int:
-        return made.get(outcome, {}).get("count", 0)
-
-    def total(name: str) -> int:
-        return sum(sums[name] for sums in made.values())
-
-    answered = count("hit") + count("stale") + count("collapsed")
-    asked = answered + count("miss")
+def _stats(sums: Sums) -> Stats:
+    totals = totals_of(sums)
     return Stats(
-        hits=count("hit"),
-        stale=count("stale"),
-        misses=count("miss"),
-        collapsed=count("collapsed"),
-        bypasses=count("bypass"),
-        errors=count("error"),
-        hit_rate=answered / asked if asked else None,
-        seconds_saved=total("saved_ms") / 1_000,
-        spent_usd=Decimal(total("spent_pico_usd")) / PICO,
-        saved_usd=Decimal(total("avoided_pico_usd")) / PICO,
-        saved_unknown=total("avoided_unknown"),
-        calls=total("attempts"),
-        calls_in_doubt=total("in_doubt"),
-        in_doubt_usd=None if total("in_doubt_unbounded") else Decimal(total("in_doubt_pico_usd")) / PICO,
-        calls_unpriced=total("unpriced"),
+        hits=totals.hits,
+        stale=totals.stale,
+        misses=totals.misses,
+        collapsed=totals.collapsed,
+        bypasses=totals.bypasses,
+        errors=totals.errors,
+        hit_rate=totals.hit_rate,
+        seconds_saved=totals.seconds_saved,
+        spent_usd=totals.spent_usd,
+        saved_usd=totals.saved_gross_usd,
+        saved_unknown=totals.saved_unknown,
+        calls=totals.calls,
+        calls_in_doubt=totals.calls_in_doubt,
+        in_doubt_usd=totals.in_doubt_usd,
+        calls_unpriced=totals.calls_unpriced,
     )
