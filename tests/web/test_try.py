@@ -78,7 +78,7 @@ def test_a_miss_and_a_hit_are_told_with_what_they_cost_and_saved(asked: Sandbox,
 
     assert (3, "miss No answer was known. The sandbox was asked, and the answer is kept.") in miss.headings
     assert (miss.facts["cost"], miss.facts["saved"]) == (price, "$0")
-    assert miss.facts["fresh for"] == "another 7 days"
+    assert miss.facts["fresh for"] == "another 60 days"
     assert (3, "hit The answer was in memory. Nobody was asked.") in hit.headings
     assert (hit.facts["cost"], hit.facts["saved"]) == ("$0", price)
     assert miss.facts["key"] == hit.facts["key"]
@@ -100,6 +100,29 @@ def test_a_miss_and_a_hit_are_told_with_what_they_cost_and_saved(asked: Sandbox,
         ]
 
 
+def test_a_whole_recipe_is_a_nested_type(asked: Sandbox) -> None:
+    line = {**GOLD, "name": "chestnuts", "quantity": 1, "other_quantities": [], "preparation": None, "unit": "cup"}
+    asked.answers[data.A_RECIPE] = {
+        "title": "Soup",
+        "servings": 4,
+        "ingredients": [line, {**line, "name": "celery", "unit": None}],
+        "steps": [{"text": "Sweat.", "minutes": 10}, {"text": "Puree.", "minutes": None}],
+    }
+    assert {"name": "recipe"} in page_of(by_wsgi(SYNC, LINE)).all("button")
+    miss, hit = [page_of(Client().post(SYNC, {"recipe": ""})) for _ in range(2)]
+    assert [page.headings[2][1].split()[0] for page in (miss, hit)] == ["miss", "hit"]
+    assert asked.calls == 2
+    assert "Fields of Recipe" in hit.text
+    assert miss.rows == hit.rows
+    assert hit.rows[1:] == [
+        ["title", "Soup", "str"],
+        ["servings", "4", "int | None"],
+        ["ingredients", "chestnuts · 1 · cup celery · 1", "list[Ingredient]"],
+        ["steps", "Sweat. · 10 Puree.", "list[Step]"],
+    ]
+    assert hit.forms[0]["text"] == ""
+
+
 def test_both_views_share_their_answers(asked: Sandbox) -> None:
     pages = [page_of(post(address, LINE)) for post in (by_wsgi, by_asgi) for address in (SYNC, ASYNC)]
     assert asked.calls == 1
@@ -112,8 +135,8 @@ def test_an_answer_grows_old(asked: Sandbox, clock: MovedClock, address: str) ->
     clock.move(5 * 3_600)
     facts = page_of(by_wsgi(address, LINE)).facts
     assert re.fullmatch(r"5 hours( \d+ minutes?)? old", facts["age"])
-    assert re.fullmatch(r"another 6 days( 1[89] hours)?", facts["fresh for"])
-    clock.move(7 * 86_400)
+    assert re.fullmatch(r"another 59 days( 1[89] hours)?", facts["fresh for"])
+    clock.move(60 * 86_400)
     assert page_of(by_wsgi(address, LINE)).facts["age"] == "less than a second old"
     assert asked.calls == 2
 

@@ -1,0 +1,36 @@
+"""The ledger's rows in Django's admin.
+
+Django registers them with the default site. A site of your own takes them with ``register(site)``.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from django.contrib import admin
+from django.db import models
+
+from llmcache.admin_pages.calls import ProviderCallAdmin
+from llmcache.admin_pages.entries import CacheEntryAdmin
+from llmcache.admin_pages.schemas import SchemaVersionAdmin
+from llmcache.admin_pages.sums import TenantDayAdmin, UsageBucketAdmin
+from llmcache.dashboard.in_admin import DashboardAdmin
+from llmcache.models import CacheEntry, Dashboard, ProviderCall, SchemaVersion, TenantDay, UsageBucket
+
+ADMINS: Final[dict[type[models.Model], type[admin.ModelAdmin]]] = {
+    Dashboard: DashboardAdmin,
+    CacheEntry: CacheEntryAdmin,
+    ProviderCall: ProviderCallAdmin,
+    UsageBucket: UsageBucketAdmin,
+    TenantDay: TenantDayAdmin,
+    SchemaVersion: SchemaVersionAdmin,
+}
+
+
+def register(site: admin.AdminSite) -> None:
+    """Register all models of llmcache with a site that has none of them yet."""
+    for model, model_admin in ADMINS.items():
+        site.register(model, model_admin)
+
+
+register(admin.site)

@@ -1,0 +1,14 @@
+"""The ledger's rows in an admin site: read, searched and exported, never changed.
+
+lists         what all of them share: nothing is changed, and a page costs a fixed number of bounded queries
+counting      how many rows there are, without counting them all
+filters       filters whose choices are read from the sums, never from the rows
+columns       cells of lists and facts of pages
+entries       cache entries
+whereabouts   where an entry lies now, asked of every tier within a deadline
+contents      the answer and the request of an entry, and as text to read
+exports       entries as JSON lines, as a stream
+calls         provider calls
+sums          hours of usage and days of tenants
+schemas       schema versions and what has changed between them
+"""

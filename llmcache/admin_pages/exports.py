@@ -1,0 +1,152 @@
+"""Entries as JSON lines: a stream that holds a few hundred rows at a time.
+
+Each line is an object in ASCII, so that no reader can take a character of it for the end of a line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Generator, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final
+
+from asgiref.sync import sync_to_async
+from django.db.models import QuerySet
+from django.utils import timezone
+from django.views.decorators.debug import sensitive_variables
+
+from llmcache.admin_pages import contents
+from llmcache.engine.runtime import Runtime
+from llmcache.models import CacheEntry
+
+ROWS_AT_ONCE: Final = 500
+BYTES_AT_ONCE: Final = 2**16
+MOST_KEYS: Final = 20
+"""Keys that the log names."""
+MOST_FAILURES: Final = 3
+"""Entries in a row of which a tier did not answer; after that none is asked for."""
+
+
+@dataclass
+class Export:
+    """What has been written so far."""
+
+    entries: QuerySet[CacheEntry]
+    runtime: Runtime | None
+    """Where answers and requests are read; None leaves them out."""
+    written: int = 0
+    revealed: int = 0
+    """Entries whose answer was among what was written."""
+    keys: list[str] = field(default_factory=list)
+    """The first keys of those."""
+    _failures: int = 0
+
+    def parts(self) -> Iterator[bytes]:
+        """Write the entries, some lines at a time."""
+        part: list[bytes] = []
+        length = 0
+        for line in self._lines():
+            part.append(line)
+            length += len(line)
+            if length >= BYTES_AT_ONCE:
+                yield b"".join(part)
+                part, length = [], 0
+        yield b"".join(part)
+
+    def _lines(self) -> Iterator[bytes]:
+        """Write the entries in the order of their ids; those that are deleted meanwhile are not among them."""
+        last = 0
+        while rows := list(self.entries.order_by("pk").filter(pk__gt=last)[:ROWS_AT_ONCE]):
+            for row in rows:
+                yield self._line(row)
+            last = rows[-1].pk
+
+    @sensitive_variables()
+    def _line(self, row: CacheEntry) -> bytes:
+        facts = facts_of(row)
+        if self.runtime is not None:
+            facts |= self._contents(row, self.runtime)
+        self.written += 1
+        return json.dumps(facts).encode() + b"\n"
+
+    @sensitive_variables()
+    def _contents(self, row: CacheEntry, runtime: Runtime) -> dict[str, Any]:
+        nothing = {"answer": None, "request": None}
+        if row.namespace != runtime.namespace:
+            return {**nothing, "answer_state": "other_namespace"}
+        if self._failures >= MOST_FAILURES:
+            return {**nothing, "answer_state": "not_read"}
+        key = contents.key_of(row)
+        if key is None:
+            return {**nothing, "answer_state": "absent"}
+        found = contents.read(runtime, key)
+        states = {place.found for place in found.places}
+        if found.entry is None:
+            unanswered = bool(states & {"late", "down"})
+            self._failures = self._failures + 1 if unanswered else 0
+            state = "not_read" if unanswered else "damaged" if "damaged" in states else "absent"
+            return {**nothing, "answer_state": state}
+        self._failures = 0
+        self.revealed += 1
+        if len(self.keys) < MOST_KEYS:
+            self.keys.append(row.key)
+        return {
+            "answer": found.answer,
+            "request": found.request,
+            "answer_state": "fresh" if "fresh" in states else "expired",
+        }
+
+
+def facts_of(row: CacheEntry) -> dict[str, Any]:
+    """Return what a line says of a row: money as text of US dollars, times as ISO 8601, null for what is not known."""
+    return {
+        "key": row.key,
+        "namespace": row.namespace,
+        "kind": row.kind,
+        "response_type": row.response_type,
+        "schema": row.schema,
+        "model": row.model,
+        "answered_model": row.answered_model,
+        "tenant": row.tenant,
+        "subject_hash": row.subject_hash,
+        "tags": row.tags,
+        "written_at": _time(row.written_at),
+        "expires_at": _time(row.expires_at),
+        "state": row.state.value,
+        "size_bytes": row.size_bytes,
+        "latency_ms": row.latency_ms,
+        "attempts": row.attempts,
+        "source": row.source,
+        "call_id": None if row.call_id is None else str(row.call_id),
+        "input_tokens": row.input_tokens,
+        "cache_read_tokens": row.cache_read_tokens,
+        "cache_write_tokens": row.cache_write_tokens,
+        "output_tokens": row.output_tokens,
+        "cost_usd": _money(row.cost_usd),
+        "hits": row.hits,
+        "last_hit_at": _time(row.last_hit_at),
+        "saved_usd": _money(row.saved_usd),
+        "simulated": row.simulated,
+    }
+
+
+def _time(at: datetime | None) -> str | None:
+    if at is None:
+        return None
+    return (timezone.make_aware(at) if timezone.is_naive(at) else at).isoformat()
+
+
+def _money(dollars: Decimal | None) -> str | None:
+    return None if dollars is None else f"{dollars:f}"
+
+
+async def as_async(parts: Generator[bytes]) -> AsyncGenerator[bytes]:
+    """Give a stream's parts to an event loop one by one; Django would read the whole of it first."""
+    following: Any = sync_to_async(next)
+    try:
+        while (part := await following(parts, None)) is not None:
+            yield part
+    finally:
+        await sync_to_async(parts.close)()

@@ -1,0 +1,226 @@
+"""Who may see and do what: each role at each address and each action, with exactly the status that is expected.
+
+The tables have to name every address and every action that there is, so that a new one is thought about.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from django.contrib import admin
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.admin import GroupAdmin, UserAdmin
+from django.contrib.auth.models import Group, Permission, User
+from django.http import HttpResponse
+from django.test import Client, RequestFactory
+from django.urls import URLPattern, URLResolver, get_resolver, reverse
+
+from llmcache.models import CacheEntry, ProviderCall, SchemaVersion, TenantDay, UsageBucket
+from llmcache.testing.sandbox import Sandbox
+from project.demo.models import DemoRun
+from tests import rows
+from tests.web.test_home import keep_run
+from tests.web.test_try import asked  # noqa: F401 - a fixture
+
+# What is counted comes into the database between transactions.
+pytestmark = pytest.mark.django_db(transaction=True)
+
+VIEWING = (
+    *("view_providercall", "view_cacheentry", "view_usagebucket", "view_tenantday", "view_schemaversion"),
+    *("view_dashboard", "view_demorun"),
+)
+PERMISSIONS: dict[str, tuple[str, ...]] = {
+    "staff": (),
+    "viewer": VIEWING,
+    "content viewer": (*VIEWING, "reveal_cacheentry"),
+    "operator": (*VIEWING, "export_cacheentry"),
+}
+ROLES = ("anonymous", "user", *PERMISSIONS, "superuser")
+
+Statuses = tuple[int, int, int, int, int, int, int]
+"""In the order of ``ROLES``; -1 is a redirection to the login."""
+EVERYBODY: Statuses = (200,) * 7
+VIEWERS: Statuses = (-1, -1, 403, 200, 200, 200, 200)
+NOBODY: Statuses = (-1, -1, 403, 403, 403, 403, 403)
+WRONG_METHOD: Statuses = (-1, -1, 405, 405, 405, 405, 405)
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A request."""
+
+    statuses: Statuses
+    method: str = "get"
+    row: type[Any] | None = None
+    """The model whose first row is in the address."""
+    data: dict[str, str] = field(default_factory=dict)
+
+
+def pages_of_rows(model: type[Any]) -> dict[str, list[Visit]]:
+    """Return the addresses of a model whose rows are read and never changed."""
+    name = f"admin:{model._meta.label_lower.replace('.', '_')}"
+    return {
+        f"{name}_changelist": [Visit(VIEWERS)],
+        f"{name}_add": [Visit(NOBODY), Visit(NOBODY, "post")],
+        f"{name}_change": [Visit(VIEWERS, row=model), Visit(NOBODY, "post", row=model)],
+        f"{name}_delete": [Visit(NOBODY, row=model), Visit(NOBODY, "post", row=model, data={"post": "yes"})],
+        f"{name}_history": [Visit(VIEWERS, row=model)],
+    }
+
+
+_ASK = {"text": "3 eggs"}
+_EXPORT = {ACTION_CHECKBOX_NAME: "<pk>"}
+TABLE: dict[str, list[Visit]] = {
+    "home": [Visit(EVERYBODY), Visit((405,) * 7, "post")],
+    "extract": [Visit((302,) * 7), Visit(EVERYBODY, "post", data=_ASK)],
+    "aextract": [Visit((302,) * 7), Visit(EVERYBODY, "post", data=_ASK)],
+    "llmcache:dashboard": [Visit((-1, 403, 403, 200, 200, 200, 200)), Visit((405,) * 7, "post")],
+    "llmcache:dashboard-json": [Visit((-1, 403, 403, 200, 200, 200, 200)), Visit((405,) * 7, "post")],
+    "admin:llmcache_dashboard": [Visit(VIEWERS), Visit(WRONG_METHOD, "post")],
+    "admin:llmcache_dashboard_changelist": [Visit(VIEWERS), Visit(WRONG_METHOD, "post")],
+    "admin:llmcache_dashboard_json": [Visit(VIEWERS), Visit(WRONG_METHOD, "post")],
+    **pages_of_rows(DemoRun),
+    **pages_of_rows(ProviderCall),
+    **pages_of_rows(CacheEntry),
+    **pages_of_rows(UsageBucket),
+    **pages_of_rows(TenantDay),
+    **pages_of_rows(SchemaVersion),
+    "admin:llmcache_cacheentry_reveal": [
+        Visit(WRONG_METHOD, row=CacheEntry),
+        Visit((-1, -1, 403, 403, 200, 403, 200), "post", row=CacheEntry),
+    ],
+    "admin:llmcache_cacheentry_export": [
+        Visit(WRONG_METHOD),
+        Visit((-1, -1, 403, 403, 403, 200, 200), "post", data=_EXPORT),
+        Visit((-1, -1, 403, 403, 403, 403, 200), "post", data={**_EXPORT, "with_contents": "1"}),
+    ],
+}
+# What a list's action does for each role: a page that asks, or the list again.
+ACTIONS: dict[tuple[str, str], Statuses] = {("llmcache.cacheentry", "export"): (-1, -1, 403, 200, 200, 200, 200)}
+MAY_EXPORT = ("operator", "superuser")
+
+
+def log_in(role: str, *more: str, staff: bool | None = None) -> Client:
+    """Return a client of somebody in a role, with more permissions."""
+    client = Client()
+    if role == "superuser":
+        client.force_login(User.objects.create_superuser(role))
+    elif role != "anonymous":
+        user = User.objects.create_user(role, is_staff=role in PERMISSIONS if staff is None else staff)
+        wanted = (*PERMISSIONS.get(role, ()), *more)
+        found = Permission.objects.filter(content_type__app_label__in=("llmcache", "demo"), codename__in=wanted)
+        assert len(found) == len(wanted)
+        user.user_permissions.set(found)
+        client.force_login(user)
+    return client
+
+
+@pytest.fixture
+def filled(asked: Sandbox) -> None:  # noqa: F811
+    """One row of everything."""
+    rows.one_call(asked)
+    keep_run()
+
+
+def answer(client: Client, name: str, visit: Visit) -> HttpResponse:
+    row = [] if visit.row is None else [visit.row._default_manager.earliest("pk").pk]
+    entry = str(CacheEntry.objects.earliest("pk").pk)
+    data = {name: entry if value == "<pk>" else value for name, value in visit.data.items()}
+    send: Any = getattr(client, visit.method)
+    return send(reverse(name, args=row), data)
+
+
+def status(response: HttpResponse) -> int:
+    """Return the status, -1 for a redirection to a login that is there."""
+    if response.status_code == 302 and "/login/?" in response["Location"]:
+        assert Client().get(response["Location"]).status_code == 200
+        return -1
+    return response.status_code
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_each_role_at_each_address(role: str, filled: None) -> None:
+    client, place = log_in(role), ROLES.index(role)
+    wrong = {
+        (name, visit.method, *visit.data): (came, visit.statuses[place])
+        for name, visits in TABLE.items()
+        for visit in visits
+        if (came := status(answer(client, name, visit))) != visit.statuses[place]
+    }
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_each_role_and_each_action(role: str, filled: None) -> None:
+    client = log_in(role)
+    entry = str(CacheEntry.objects.get().pk)
+    for (label, action), statuses in ACTIONS.items():
+        address = reverse(f"admin:{label.replace('.', '_')}_changelist")
+        response = client.post(address, {"action": action, ACTION_CHECKBOX_NAME: entry})
+        assert status(response) == statuses[ROLES.index(role)]
+        asks = "Export cache entries" in response.content.decode()
+        assert asks == (role in MAY_EXPORT)
+    # To be asked is not to have done it.
+    assert LogEntry.objects.count() == 0
+
+
+def test_who_may_see_the_dashboard_need_not_be_staff(filled: None) -> None:
+    client = log_in("user", "view_dashboard")
+    assert status(client.get("/llm/")) == status(client.get("/llm/dashboard.json")) == 200
+    assert status(client.get("/admin/llmcache/dashboard/")) == -1
+    # What leads into the admin is for those who may go there.
+    assert b"/admin/" not in client.get("/llm/").content
+
+
+def test_who_may_only_reveal_or_export_sees_no_row(filled: None) -> None:
+    client = log_in("staff", "reveal_cacheentry", "export_cacheentry")
+    for name in ("admin:llmcache_cacheentry_reveal", "admin:llmcache_cacheentry_export"):
+        posts = [visit for visit in TABLE[name] if visit.method == "post"]
+        assert [status(answer(client, name, visit)) for visit in posts] == [403] * len(posts)
+
+
+@pytest.mark.parametrize("role", ["viewer", "content viewer", "superuser"])
+def test_an_answer_is_only_on_the_page_that_was_asked_for_it(role: str, filled: None) -> None:
+    client, entry = log_in(role), CacheEntry.objects.get()
+    page = client.get(reverse("admin:llmcache_cacheentry_change", args=[entry.pk])).content.decode()
+    assert "stalk" not in page
+    assert ("/reveal/" in page) == (role != "viewer")
+    assert LogEntry.objects.count() == 0
+    revealed = client.post(reverse("admin:llmcache_cacheentry_reveal", args=[entry.pk]))
+    assert ("stalk" in revealed.content.decode()) == (role != "viewer")
+    assert LogEntry.objects.count() == (role != "viewer")
+
+
+def names(patterns: list[URLPattern | URLResolver], space: str = "") -> Iterator[str]:
+    """Yield the names of all addresses, with their name spaces; of those without a name, their patterns."""
+    for each in patterns:
+        if isinstance(each, URLResolver):
+            yield from names(each.url_patterns, f"{space}{each.namespace}:" if each.namespace else space)
+        else:
+            yield f"{space}{each.name or each.pattern}"
+
+
+def of_django() -> set[str]:
+    """Return what every admin site has of its own, and the pages of users and groups."""
+    bare = admin.AdminSite()
+    bare.register(User, UserAdmin)
+    bare.register(Group, GroupAdmin)
+    return {f"admin:{name}" for name in names(bare.get_urls())}
+
+
+def test_the_table_has_every_address() -> None:
+    assert set(names(get_resolver().url_patterns)) - of_django() == set(TABLE)
+
+
+def test_the_table_has_every_action() -> None:
+    request = RequestFactory().get("/")
+    request.user = User.objects.create_superuser("superuser")
+    found = {
+        (model._meta.label_lower, action)
+        for model, model_admin in admin.site._registry.items()
+        for action in model_admin.get_actions(request)
+        if model._meta.app_label != "auth"
+    }
+    assert found == set(ACTIONS)
