@@ -10,25 +10,15 @@ from pathlib import Path
 
 from django.core.management.utils import get_random_secret_key
 
+from project.demo import tiers
 from project.demo.sandboxed import sandboxed
+from project.demo.secret_files import kept_secret
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR = Path(os.environ.get("LLMCACHE_DEMO_VAR") or BASE_DIR / "var").absolute()
 VAR.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-
-def _kept_secret(path: Path) -> str:
-    """Return the secret in a file that only its owner can read, made at the first start."""
-    if not path.exists():
-        # Written aside and renamed, so that another process starting now never reads a half-written one.
-        draft = path.with_name(f"{path.name}.{os.getpid()}")
-        draft.touch(mode=0o600)
-        draft.write_text(get_random_secret_key())
-        draft.replace(path)
-    return path.read_text()
-
-
-SECRET_KEY = _kept_secret(VAR / "secret_key")
+SECRET_KEY = kept_secret(VAR / "secret_key", get_random_secret_key)
 DEBUG = os.environ.get("DJANGO_DEBUG") != "0"
 ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 
@@ -85,16 +75,27 @@ DATABASES = {
     },
 }
 
+CACHES = tiers.aliases(VAR)
+
 USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en-us"
 STATIC_URL = "static/"
 
+LOGIN_URL = "admin:login"
+LOGIN_REDIRECT_URL = "llmcache:dashboard"
+
 LLMCACHE = {
     "MODEL": "openai/gpt-5-mini",
     "DISK_PATH": VAR / "cache",
     "JOURNAL": VAR / "journal",
+    # `manage.py demo` records its requests as if they had come over the last 31 days. At the usual seven days most of
+    # its answers would have expired as soon as they were made, and a second run would pay for them again.
+    "TTL": 60 * 86_400,
 }
+# The commands start a Redis for entries to lie in. Whoever starts beside them finds it; without one they lie on disk.
+if tiers.redis_runs(VAR):
+    LLMCACHE = tiers.over_redis(LLMCACHE)
 # A key alone spends no money: who wants to pay says so.
 ASK_OPENAI = os.environ.get("LLMCACHE_DEMO_PROVIDER") == "openai"
 SANDBOX_URL = None if ASK_OPENAI else os.environ.get("LLMCACHE_DEMO_SANDBOX") or None

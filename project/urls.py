@@ -1,7 +1,7 @@
 """The project's addresses."""
 
 from django.contrib import admin
-from django.urls import path
+from django.urls import include, path
 
 from project.demo.views import aextract, extract, home
 
@@ -9,5 +9,6 @@ urlpatterns = [
     path("", home, name="home"),
     path("extract/", extract, name="extract"),
     path("aextract/", aextract, name="aextract"),
+    path("llm/", include("llmcache.urls")),
     path("admin/", admin.site.urls),
 ]

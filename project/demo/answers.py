@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, get_args, get_origin
 
 from django.conf import settings
+from pydantic import BaseModel
 
 import llmcache
 from project.demo.amounts import duration, money, span
 from project.demo.models import DemoRun
-from project.demo.types import Ingredient
 
 TIMEOUT: Final = 30.0
 """Seconds: a person waits for a page."""
 _SHORT_KEY: Final = 12
 NO_PRICE: Final = "price not known"
 
-_WHERE: Final = {"disk": "on disk"}
+_WHERE: Final = {"disk": "on disk", "redis": "in Redis"}
 
 Facts = Sequence[tuple[str, str]]
 
@@ -31,6 +31,8 @@ class Answer:
     outcome: str
     told: str
     """What happened, in a sentence."""
+    type: str
+    """The name of the value's type."""
     fields: Sequence[tuple[str, str | None, str]]
     """Name, value (None for nothing) and type of each."""
     facts: Facts
@@ -60,12 +62,13 @@ def options() -> dict[str, Any]:
     return {"timeout": TIMEOUT, "cache": "use" if asked() else "only"}
 
 
-def answer(info: llmcache.Extraction[Ingredient]) -> Answer:
+def answer(info: llmcache.Extraction[Any]) -> Answer:
     """Return what the page shows of an extraction."""
-    return Answer(outcome=info.outcome, told=_told(info), fields=_fields(info.value), facts=_facts(info))
+    name = type(info.value).__name__
+    return Answer(outcome=info.outcome, told=_told(info), type=name, fields=_fields(info.value), facts=_facts(info))
 
 
-def _told(info: llmcache.Extraction[Ingredient]) -> str:
+def _told(info: llmcache.Extraction[Any]) -> str:
     if info.outcome == "hit":
         return f"The answer was {_WHERE.get(str(info.tier), f'in {info.tier}')}. Nobody was asked."
     if info.outcome == "collapsed":
@@ -75,7 +78,7 @@ def _told(info: llmcache.Extraction[Ingredient]) -> str:
     return f"{why}. {who} was asked, and the answer is kept."
 
 
-def _facts(info: llmcache.Extraction[Ingredient]) -> Facts:
+def _facts(info: llmcache.Extraction[Any]) -> Facts:
     left = info.ttl_left_seconds
     return (
         ("age", f"{span(info.age_seconds)} old"),
@@ -91,21 +94,28 @@ def _dollars(amount: Decimal | None) -> str:
     return NO_PRICE if amount is None else money(amount)
 
 
-def _fields(value: Ingredient) -> list[tuple[str, str | None, str]]:
-    return [(name.replace("_", " "), _shown(content), _type(name)) for name, content in value]
+def _fields(value: BaseModel) -> list[tuple[str, str | None, str]]:
+    types = type(value).model_fields
+    return [(name.replace("_", " "), _shown(content), _type(types[name].annotation)) for name, content in value]
 
 
-def _type(name: str) -> str:
-    annotation = Ingredient.model_fields[name].annotation
-    return annotation.__name__ if annotation is str else str(annotation)
+def _type(annotation: Any) -> str:
+    parts = ", ".join(map(_type, get_args(annotation)))
+    if get_origin(annotation) is list:
+        return f"list[{parts}]"
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
 def _shown(content: Any) -> str | None:
     """Return a field's value as text; None when the text says nothing of it."""
+    if isinstance(content, BaseModel):
+        return " · ".join(filter(None, (_shown(part) for _, part in content))) or None
     if isinstance(content, list):
-        return ", ".join(filter(None, map(_shown, content))) or None
-    if isinstance(content, float):
-        return f"{content:,.0f}" if content.is_integer() else f"{content:,}"
+        # Each part of a nested type on a line of its own.
+        between = "\n" if any(isinstance(part, BaseModel) for part in content) else ", "
+        return between.join(filter(None, map(_shown, content))) or None
+    if isinstance(content, int | float):
+        return f"{content:,.0f}" if float(content).is_integer() else f"{content:,}"
     return content or None
 
 

@@ -48,6 +48,8 @@ class Request:
 
     text_id: str
     text: str
+    at_ms: int
+    """When it arrived, since the log's first."""
     tenant: str
     gold: Ingredient
     """What the text says, as people have labelled it."""
@@ -62,7 +64,7 @@ def read_log(count: int = ALL_REQUESTS) -> list[Request]:
             known[item["id"]] = (item["text"], Ingredient.model_validate(item["gold"]))
     with REQUESTS.open(encoding="utf-8", newline="") as rows:
         return [
-            Request(row["id"], known[row["id"]][0], row["tenant"], known[row["id"]][1])
+            Request(row["id"], known[row["id"]][0], int(row["t_ms"]), row["tenant"], known[row["id"]][1])
             for row in islice(csv.DictReader(rows), count)
         ]
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
+from django.db.models import Max
+from django.db.models.functions import Coalesce
+
 import llmcache
+from llmcache.models import CacheEntry, ProviderCall
 from project.demo.models import DemoRun
 
 PICO: Final = 10**12
@@ -16,6 +21,16 @@ _FLUSH_SECONDS: Final = 60.0
 def sums() -> llmcache.Stats | None:
     """Return the ledger's sums as they stand now; None where not all calls could be brought into the database."""
     return llmcache.stats() if llmcache.flush(_FLUSH_SECONDS) else None
+
+
+def last_moment() -> datetime | None:
+    """Return when the last thing happened of which there is a row, by the clock that it was recorded on."""
+    found = (
+        DemoRun.objects.aggregate(at=Max(Coalesce("simulated_until", "started_at"))),
+        ProviderCall.objects.aggregate(at=Max(Coalesce("ended_at", "started_at"))),
+        CacheEntry.objects.aggregate(at=Max("written_at")),
+    )
+    return max((each["at"] for each in found if each["at"] is not None), default=None)
 
 
 def note(run: DemoRun, before: llmcache.Stats | None, after: llmcache.Stats | None) -> None:

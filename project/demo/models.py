@@ -23,6 +23,9 @@ class DemoRun(models.Model):
         OPENAI = "openai", "OpenAI's API"
 
     started_at = models.DateTimeField(db_index=True)
+    # The time that its requests were recorded at, where that was made up; null where it was the real one.
+    simulated_from = models.DateTimeField(null=True)
+    simulated_until = models.DateTimeField(null=True)
     seconds = models.FloatField()
     threads = models.PositiveSmallIntegerField()
     mode = models.CharField(max_length=10, choices=Mode.choices)

@@ -65,7 +65,11 @@ class Timed(Generic[T]):
 
 
 def timed(extract: Callable[[str, type[T]], T], text: str, response_model: type[T]) -> Timed[T]:
-    """Make one call of ``extract`` and time it. Raises what it raises."""
+    """Make one call of ``extract`` and time it. Raises what it raises.
+
+    Taking a thread's counts also makes them those of the hour that is running, so that a made-up time, which passes
+    an hour in some milliseconds, has each call in its own.
+    """
     process.current().counts.take()
     began = time.perf_counter_ns()
     value = extract(text, response_model)
@@ -76,8 +80,11 @@ def timed(extract: Callable[[str, type[T]], T], text: str, response_model: type[
 class _Pool:
     """Threads that take the requests in their order."""
 
-    def __init__(self, log: list[Request], threads: int, *, separate_tenants: bool) -> None:
+    def __init__(
+        self, log: list[Request], threads: int, on_request: Callable[[Request], object], *, separate_tenants: bool
+    ) -> None:
         self._requests = iter(log)
+        self._on_request = on_request
         self._lock = threading.Lock()
         self.stop = threading.Event()
         self.interrupted = False
@@ -97,8 +104,9 @@ class _Pool:
         while not self.stop.is_set():
             with self._lock:
                 request = next(self._requests, None)
-            if request is None:
-                return
+                if request is None:
+                    return
+                self._on_request(request)
             yield request
 
     def _ask(self, request: Request, part: Replayed) -> None:
@@ -128,13 +136,19 @@ class _Pool:
 
 
 def replay(
-    log: list[Request], *, threads: int, separate_tenants: bool, on_progress: Callable[[int], object]
+    log: list[Request],
+    *,
+    threads: int,
+    separate_tenants: bool,
+    on_request: Callable[[Request], object],
+    on_progress: Callable[[int], object],
 ) -> Replayed:
     """Make the requests and return what came of them; ``on_progress`` is told now and then how many are done.
 
-    Ctrl-C ends it after the calls under way. So do ``MOST_ERRORS`` errors.
+    ``on_request`` is told each request before it is made, in their order and one at a time. Ctrl-C ends it after the
+    calls under way. So do ``MOST_ERRORS`` errors.
     """
-    pool = _Pool(log, threads, separate_tenants=separate_tenants)
+    pool = _Pool(log, threads, on_request, separate_tenants=separate_tenants)
     total = Replayed()
     began = time.perf_counter()
     with ThreadPoolExecutor(threads, thread_name_prefix="demo") as executor:

@@ -11,7 +11,7 @@ from project.demo.amounts import AT_LEAST, NOTHING, duration, percent, pico_mone
 from project.demo.latencies import Latency, latency
 from project.demo.models import DemoRun
 
-_FASTEST_FIRST: Final = ("memory", "disk")
+_FASTEST_FIRST: Final = ("memory", "redis", "disk")
 NO_TIERS: Final = frozenset({"collapsed", "miss", "error"})
 
 

@@ -13,10 +13,13 @@ from project.demo import amounts, answers, data, reports
 from project.demo.answers import Answer, Failure
 from project.demo.forms import MOST_CHARACTERS, TextForm
 from project.demo.models import DemoRun
-from project.demo.types import Ingredient
+from project.demo.types import Ingredient, Recipe
 
 SHOWN_RUNS: Final = 4
 """Columns of the table: more would not fit a page."""
+
+WHOLE_RECIPE: Final = "recipe"
+"""The name of the button that asks about a recipe in place of a line."""
 
 CONTENT_POLICY: Final = (
     "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -30,13 +33,17 @@ def home(request: HttpRequest) -> HttpResponse:
 
 
 def extract(request: HttpRequest) -> HttpResponse:
-    """Show what ``llmcache.extract_with_info`` makes of a text."""
+    """Show what ``llmcache.extract_with_info`` makes of a text, or of a whole recipe, whose type is nested."""
     if request.method != "POST":
         return redirect("home")
-    form, came = TextForm(request.POST), None
-    if form.is_valid():
+    form, came, of_a_recipe = TextForm(request.POST), None, WHOLE_RECIPE in request.POST
+    if of_a_recipe or form.is_valid():
         try:
-            info = llmcache.extract_with_info(form.cleaned_data["text"], Ingredient, **answers.options())
+            if of_a_recipe:
+                form = TextForm()
+                info = llmcache.extract_with_info(data.A_RECIPE, Recipe, **answers.options())
+            else:
+                info = llmcache.extract_with_info(form.cleaned_data["text"], Ingredient, **answers.options())
             came = answers.answer(info)
         except llmcache.LLMCacheError as error:
             came = answers.failure(error)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import pytest
@@ -33,6 +34,8 @@ class Browser:
         self._opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor()
         )
+        self.final = ""
+        """The address of the page that was loaded last, after what it redirected to."""
         self.page = self._load("/")
 
     def ask(self, text: str, view: str) -> Page:
@@ -41,13 +44,33 @@ class Browser:
         self.page = self._load(f"/{view}/", urlencode(fields).encode())
         return self.page
 
+    def send(self, path: str, fields: dict[str, str]) -> Page:
+        """Send any form."""
+        return self._load(path, urlencode(fields).encode())
+
+    def open(self, path: str) -> Page:
+        """Load any page."""
+        return self._load(path)
+
+    def read(self, path: str) -> str:
+        """Return what an address gives that is no page."""
+        return self._fetch(path)[1]
+
+    def status(self, path: str) -> int:
+        """Return the status of an address."""
+        return self._fetch(path)[0]
+
     def _load(self, path: str, form: bytes | None = None) -> Page:
+        return Page(self._fetch(path, form)[1])
+
+    def _fetch(self, path: str, form: bytes | None = None) -> tuple[int, str]:
         try:
-            response = self._opener.open(self.base_url + path, form, timeout=60)
+            response: Any = self._opener.open(self.base_url + path, form, timeout=60)
         except urllib.error.HTTPError as error:
             response = error
         with response:
-            return Page(response.read().decode())
+            self.final = response.geturl()
+            return response.status, response.read().decode()
 
 
 @contextmanager

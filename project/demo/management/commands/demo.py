@@ -6,31 +6,31 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from io import TextIOWrapper
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import OperationalError, connection
-from django.db.migrations.executor import MigrationExecutor
 
-import llmcache
+from llmcache.engine import process
 from project.demo import amounts, data, reports
 from project.demo.data import Request
+from project.demo.database import require_tables
 from project.demo.models import DemoRun
 from project.demo.options import between
 from project.demo.providers import Provider, openai_api, sandbox, wanted
-from project.demo.replay import Replayed, timed
+from project.demo.redis_server import entries_in_redis
+from project.demo.replay import Replayed
 from project.demo.runs import run_log
 from project.demo.screens import Screen, screen
-from project.demo.types import Recipe
 
 _SHOWN_IDS = 10
 _NEXT = """\
 What next:
-  make demo                    once more: answers lie on disk, and nobody is asked
+  make serve                   the dashboard of all this at http://127.0.0.1:8000/llm/, and a page to try a line
+  make demo                    once more: the answers are kept, and nobody is asked
   TENANTS=separate make demo   no tenant is given what another has paid for
-  make serve                   type a line of your own at http://127.0.0.1:8000/
   README.md                    "From nothing to the first hit", in your own project
   rm -r var                    forget it all and begin anew"""
 
@@ -72,9 +72,9 @@ class Command(BaseCommand):
         show = screen(self.stdout, color=not options["no_color"])
         mode = _mode()
         try:
-            _require_tables()
+            require_tables()
             log = data.read_log(requests)
-            with self._provider(show, log, mode, latency_ms, yes) as provider:
+            with entries_in_redis(show.line), self._provider(show, log, mode, latency_ms, yes) as provider:
                 show.line(f"{len(log):,} requests in {threads} threads; {mode.label}.")
                 with show.progress(len(log)) as update:
                     run, came = run_log(log, threads=threads, mode=mode, provider=provider, on_progress=update)
@@ -86,7 +86,8 @@ class Command(BaseCommand):
                 if failure is not None:
                     raise failure
                 show.line(_about_gold(came))
-                show.line(_about_recipe())
+                if run.simulated_from is not None and run.simulated_until is not None:
+                    show.line(_about_time(run.simulated_from, run.simulated_until))
         except KeyboardInterrupt:
             raise CommandError("Interrupted.", returncode=130) from None
         show.line()
@@ -94,7 +95,9 @@ class Command(BaseCommand):
 
     def _show_table(self, show: Screen, run: DemoRun) -> None:
         rows = reports.rows([reports.figures([run]), reports.figures(list(DemoRun.objects.all()))])
-        title = f"{DemoRun.Provider(run.provider).label}, {run.threads} threads; {DemoRun.Mode(run.mode).label}"
+        who, whose = DemoRun.Provider(run.provider).label, DemoRun.Mode(run.mode).label
+        tiers = " over ".join(process.current().tiers.names)
+        title = f"{who}, {run.threads} threads; {whose}; entries in {tiers}"
         show.table(title, ("this run", "all runs"), rows)
         if any(cell.startswith(amounts.ABOUT) for _, cells in rows for cell in cells):
             show.line(f"{amounts.ABOUT} is within 5 %: only this run's latencies are known one by one.")
@@ -126,8 +129,7 @@ class Command(BaseCommand):
     def _agree_to_pay(
         self, show: Screen, log: list[Request], mode: DemoRun.Mode, provider: Provider, yes: bool
     ) -> None:
-        # One more for the recipe.
-        calls = data.distinct(log, separate_tenants=mode == DemoRun.Mode.SEPARATE) + 1
+        calls = data.distinct(log, separate_tenants=mode == DemoRun.Mode.SEPARATE)
         show.line(
             f"REAL CALLS FOR REAL MONEY: up to {calls:,} calls of {settings.LLMCACHE['MODEL']} at {provider.base_url}, "
             "and what is tried again."
@@ -155,17 +157,6 @@ def _mode() -> DemoRun.Mode:
     return DemoRun.Mode(given)
 
 
-def _require_tables() -> None:
-    """Fail before the first request, not when its numbers are to be kept."""
-    try:
-        executor = MigrationExecutor(connection)
-        missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
-    except OperationalError as error:
-        raise CommandError(f"The database cannot be used ({error}).") from None
-    if missing:
-        raise CommandError("The database is not ready: there are migrations to apply. Run: python manage.py migrate")
-
-
 def _failure(came: Replayed, log: list[Request], provider: Provider) -> CommandError | None:
     """Return what ends the command with another status than 0."""
     if came.interrupted:
@@ -190,16 +181,9 @@ def _about_gold(came: Replayed) -> str:
     return f"{equal:,} of {came.requests:,} values are what people read in the text, in every field."
 
 
-def _about_recipe() -> str:
-    """Show a nested type: not in the table, whose rows are the log's."""
-    try:
-        first, again = (timed(llmcache.extract, data.A_RECIPE, Recipe) for _ in range(2))
-    except llmcache.LLMCacheError as error:
-        raise CommandError(f"The recipe could not be extracted. {error.code}: {error}") from None
-    source = (
-        "from the provider (a call that is not in the table)" if first.outcome == "miss" else f"from {first.outcome}"
-    )
+def _about_time(began: datetime, ended: datetime) -> str:
+    """Say what time the run was recorded at."""
     return (
-        f"A nested type: a Recipe with {len(first.value.ingredients)} ingredients and {len(first.value.steps)} steps, "
-        f"{source}, then from {again.outcome} in {amounts.duration(again.nanoseconds, exact=True)}."
+        f"The time is simulated: recorded as {began:%Y-%m-%d %H:%M} to {ended:%Y-%m-%d %H:%M} UTC, so that a dashboard "
+        "has days to show. Latencies are real."
     )
