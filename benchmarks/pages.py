@@ -36,7 +36,7 @@ class Measured:
     status: int
     times_ms: list[float]
     cpu_ms: float
-    """Of this process and of the database's together, on average: what the time is on a machine that does nothing else."""
+    """Of this process and the database together, on average: the time on a machine that does nothing else."""
     queries: int
     kilobytes: float
     scans: dict[str, str] = field(default_factory=dict)

@@ -292,7 +292,7 @@ class Dashboard(UsageBucket):
     So it stands where those are listed, and who may see it is asked for by the name ``llmcache.view_dashboard``.
     """
 
-    class Meta:
+    class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
         proxy = True
         verbose_name = _("dashboard")
         verbose_name_plural = _("dashboard")

@@ -17,7 +17,18 @@ from django.db import DataError, IntegrityError, transaction
 from llmcache.engine.counts import Avoided, Collected, hour_of
 from llmcache.models import MAX_KIND, MAX_NAME, ProviderCall
 from llmcache.money.entries import add_all_hits, require_entry, write_entries, written_at
-from llmcache.money.facts import MAX_NUMBER, MAX_PICO_USD, TOKENS, cut, is_id, number, seconds_of, text_of, time_of, words
+from llmcache.money.facts import (
+    MAX_NUMBER,
+    MAX_PICO_USD,
+    TOKENS,
+    cut,
+    is_id,
+    number,
+    seconds_of,
+    text_of,
+    time_of,
+    words,
+)
 from llmcache.money.journal_files import JournalRecord
 from llmcache.money.sums import Gained, HourKey
 

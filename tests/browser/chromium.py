@@ -87,7 +87,7 @@ class Tab:
     def __exit__(self, kind: object, *_: object) -> None:
         self._chromium.do(self._context.close)
         if kind is None:
-            assert self.faults == []
+            assert not self.faults, "\n".join(self.faults)
 
     def open(self, path: str) -> int:
         """Go to a page of the site and return its status."""
