@@ -139,7 +139,7 @@ class Tab:
         page.on("pageerror", lambda error: self.faults.append(f"script: {error}"))
         page.on("dialog", self._asked)
         page.on("request", self._requested)
-        page.on("requestfailed", lambda request: self.faults.append(f"failed: {request.url} {request.failure}"))
+        page.on("requestfailed", self._failed)
         page.on("response", self._responded)
         return page
 
@@ -156,6 +156,11 @@ class Tab:
     def _requested(self, request: Request) -> None:
         if not request.url.startswith((self.base_url, "data:")):
             self.faults.append(f"foreign: {request.url}")
+
+    def _failed(self, request: Request) -> None:
+        # Who leaves a page does not wait for its icon.
+        if request.failure != "net::ERR_ABORTED":
+            self.faults.append(f"failed: {request.url} {request.failure}")
 
     def _responded(self, response: Response) -> None:
         if response.status >= 400 and not response.request.is_navigation_request():

@@ -175,6 +175,7 @@ def test_a_month_ends_where_the_next_one_begins(
         bucket(ledger, hour)
     found = seen("2026-10-01", "2026-10-31", zone)
     assert found.totals.hits == sum(day.totals.hits for day in found.days) == len(inside)
+    assert [part.totals.hits for part in (*found.by_kind, *found.by_model)] == [len(inside)] * 2
     assert found.previous.hits + seen("2026-11-01", "2026-11-30", zone).totals.hits == len(outside)
     assert (found.days[0].totals.hits, found.days[-1].totals.hits) == (1, 1)
 
