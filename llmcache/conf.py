@@ -123,7 +123,7 @@ OPTIONS: tuple[Option, ...] = (
         None,
         folder,
         "absolute path of a folder, or None",
-        "Folder of the disk tier when TIERS is None; None: the user's cache, unless CACHES['default'] is shared.",
+        "Folder of the disk tier when TIERS is None; None: the user's cache directory, or CACHES['default'] if shared.",
     ),
     Option(
         "TTL",

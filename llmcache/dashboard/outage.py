@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from django.contrib.auth.decorators import login_not_required
 from django.db import DatabaseError, InterfaceError, connections, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.template.loader import render_to_string
@@ -23,8 +22,8 @@ def with_notice(view: View, *, as_json: bool = False) -> View:
     """Return the view, with a notice in place of any error of a database's.
 
     Session, user and permissions are looked up within it, so that it also holds when the database that is down is
-    theirs. For that nothing may touch the database before: the view is outside of ``ATOMIC_REQUESTS``, and Django's
-    ``LoginRequiredMiddleware`` leaves it to the view to ask for a user.
+    theirs. For that nothing may touch the database before: the view is outside of ``ATOMIC_REQUESTS``. A middleware
+    that asks for the user of each request, as Django's ``LoginRequiredMiddleware`` does, fails before the view.
     """
 
     @wraps(view)
@@ -38,7 +37,7 @@ def with_notice(view: View, *, as_json: bool = False) -> View:
 
     for alias in connections:
         transaction.non_atomic_requests(using=alias)(guarded)
-    return login_not_required(guarded)
+    return guarded
 
 
 def _notice(as_json: bool) -> HttpResponse:

@@ -219,8 +219,11 @@ class Importer:
     def _write_homeless(self, at: float) -> None:
         """Add hits to entries whose row another process has brought in meanwhile."""
         if waiting := self._homeless.due():
-            left = self._through(lambda: add_all_hits(waiting, self._using, self._runtime.namespace, at))
-            self._homeless.leave(left)
+            self._homeless.leave(self._through(lambda: self._add_hits(waiting, at)))
+
+    def _add_hits(self, hits: Mapping[bytes, Avoided], at: float) -> dict[bytes, Avoided]:
+        with transaction.atomic(using=self._using):
+            return add_all_hits(hits, self._using, self._runtime.namespace, at)
 
     def _write_schemas(self) -> None:
         # When a form was last seen is told by the hour: a write for each flush would say no more.

@@ -1,4 +1,4 @@
-"""The demo project's settings over databases that a variable names, with all that asks a database early."""
+"""The demo project's settings over databases that a variable names."""
 
 import json
 import os
@@ -7,7 +7,6 @@ from tests.settings import *  # noqa: F403 - Django reads a settings module's na
 
 DATABASES = json.loads(os.environ["OUTAGE_DATABASES"])
 LLMCACHE |= {"DATABASE": os.environ["OUTAGE_LEDGER"]}  # noqa: F405
-MIDDLEWARE = [*MIDDLEWARE, "django.contrib.auth.middleware.LoginRequiredMiddleware"]  # noqa: F405
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
