@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test pictures test-matrix lint bench clean
+.PHONY: help install demo serve test pictures test-matrix lint bench bench-pages clean
 
 help:
 	@echo 'make install   make .venv with the package and its development tools'
@@ -15,6 +15,7 @@ help:
 	@echo 'make pictures  make the pictures of the pages in docs/images anew'
 	@echo 'make test-matrix   run a choice of the tests on every Python, Django and pydantic that is supported'
 	@echo 'make bench     measure hits, misses and imports against their floors'
+	@echo 'make bench-pages   measure the pages over a ledger of 1,000,000 calls; some minutes'
 	@echo 'make clean     remove .venv and var'
 
 install: $(READY)
@@ -54,6 +55,9 @@ test-matrix:
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
+
+bench-pages: $(READY)
+	$(BIN)/python -m benchmarks.pages
 
 clean:
 	rm -rf $(VENV) var

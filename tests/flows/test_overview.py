@@ -558,7 +558,7 @@ def test_what_the_ledger_makes_of_journal_lines_and_counts(ledger: str) -> None:
 # What it costs
 
 
-@pytest.mark.parametrize(("kind", "queries"), [(None, 5), ("A", 4)])
+@pytest.mark.parametrize(("kind", "queries"), [(None, 6), ("A", 5)])
 @pytest.mark.parametrize(
     "period", [("2026-11-05", "2026-11-11"), ("2025-10-08", "2026-11-11"), ("2001-01-01", "2001-01-02")]
 )

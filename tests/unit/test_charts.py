@@ -38,9 +38,8 @@ def days_of(*made: dict[str, int], count: int | None = None) -> list[Day]:
     ]
 
 
-days = st.builds(
-    lambda made, count: days_of(*made, count=count), st.lists(sums, min_size=1, max_size=9), st.integers(0, 400)
-)
+made_of = st.lists(sums, min_size=1, max_size=9)
+how_many = st.integers(0, 400)
 
 
 def assert_inside(chart: Chart) -> None:
@@ -70,8 +69,9 @@ def points(path: str) -> list[tuple[float, float]]:
 
 
 @settings(max_examples=40)
-@given(days)
-def test_everything_lies_inside(days: list[Day]) -> None:
+@given(made_of, how_many)
+def test_everything_lies_inside(made: list[dict[str, int]], count: int) -> None:
+    days = days_of(*made, count=count)
     for make in (charts.outcomes, charts.outside, charts.amounts, charts.rates):
         if (chart := make(days)) is not None:
             assert_inside(chart)
@@ -82,8 +82,9 @@ def test_everything_lies_inside(days: list[Day]) -> None:
 
 
 @settings(max_examples=40)
-@given(days)
-def test_a_stack_is_as_high_as_its_sum(days: list[Day]) -> None:
+@given(made_of, how_many)
+def test_a_stack_is_as_high_as_its_sum(made: list[dict[str, int]], count: int) -> None:
+    days = days_of(*made, count=count)
     chart = charts.outcomes(days)
     highest = max((day.totals.asked for day in days), default=0)
     for day, column in zip(days, chart.columns, strict=True):
@@ -102,8 +103,9 @@ def test_a_stack_is_as_high_as_its_sum(days: list[Day]) -> None:
 
 
 @settings(max_examples=40)
-@given(days)
-def test_what_is_lost_goes_down(days: list[Day]) -> None:
+@given(made_of, how_many)
+def test_what_is_lost_goes_down(made: list[dict[str, int]], count: int) -> None:
+    days = days_of(*made, count=count)
     chart = charts.amounts(days[:120])
     (zero,) = (level.y for level in chart.levels if level.zero)
     for day, column in zip(days, chart.columns, strict=False):
@@ -139,8 +141,9 @@ def test_levels_are_round_and_enclose_all(one: Decimal, other: Decimal, whole: b
 
 
 @settings(max_examples=40)
-@given(days)
-def test_a_rate_is_a_line_that_breaks_where_nothing_was_asked(days: list[Day]) -> None:
+@given(made_of, how_many)
+def test_a_rate_is_a_line_that_breaks_where_nothing_was_asked(made: list[dict[str, int]], count: int) -> None:
+    days = days_of(*made, count=count)
     (line,) = charts.rates(days).lines
     known = [day.totals.hit_rate for day in days if day.totals.hit_rate is not None]
     assert [y for _, y in points(line.path)] == [pytest.approx(HEIGHT * (1 - rate), abs=NEAR) for rate in known]
