@@ -3,6 +3,7 @@
 Everything that it writes lies in ``var/`` at the root of the clone, or in the folder that ``LLMCACHE_DEMO_VAR`` names.
 ``DJANGO_DEBUG=0`` turns debugging off. ``LLMCACHE_DEMO_PROVIDER=openai`` lets OpenAI's API be asked, for money; else
 the pages ask the sandbox provider at the address in ``LLMCACHE_DEMO_SANDBOX``, which ``manage.py serve`` sets.
+Entries lie in the Redis that ``manage.py demo`` and ``manage.py serve`` start, while it runs, else on disk.
 """
 
 import os

@@ -1,7 +1,9 @@
 """The project's addresses."""
 
 from django.contrib import admin
+from django.templatetags.static import static
 from django.urls import include, path
+from django.views.generic import RedirectView
 
 from project.demo.views import aextract, extract, home
 
@@ -11,4 +13,6 @@ urlpatterns = [
     path("aextract/", aextract, name="aextract"),
     path("llm/", include("llmcache.urls")),
     path("admin/", admin.site.urls),
+    # The admin's pages name no icon, and browsers ask for one here.
+    path("favicon.ico", RedirectView.as_view(url=static("demo/icon.svg"))),
 ]

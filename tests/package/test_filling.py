@@ -44,7 +44,7 @@ def test_sums_are_those_of_the_rows(filled: str) -> None:
     assert tagged == CacheEntry.objects.using(filled).exclude(tags=[]).count() > 0
 
 
-def test_indexes_are_there_again(filled: str, postgres: Postgres) -> None:
+def test_indexes_are_there_again(filled: str) -> None:
     names = "SELECT indexname FROM pg_indexes WHERE tablename LIKE 'llmcache_%' ORDER BY indexname"
     with connections[filled].cursor() as cursor:
         cursor.execute(names)

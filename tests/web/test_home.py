@@ -7,6 +7,7 @@ from urllib.parse import urljoin
 import pytest
 from django.contrib.staticfiles import finders
 from django.test import Client
+from django.urls import reverse
 from pytest_django import DjangoAssertNumQueries
 
 from project.demo import reports
@@ -90,6 +91,19 @@ def test_a_run_is_shown_in_the_numbers_of_the_commands_table(home: Callable[[], 
     assert numbers["hit latency, p99"] == "80.0 µs"
     assert numbers["miss latency, median"] == "2.50 ms"
     assert numbers["seconds"] in ("40.2", "40.3")
+
+
+def test_the_dashboard_is_one_click_away(home: Callable[[], Page]) -> None:
+    links = [attributes["href"] for attributes in home().all("a")]
+    assert links.count(reverse("llmcache:dashboard")) == 2
+    assert reverse("admin:index") in links
+
+
+def test_a_simulated_clock_is_said(home: Callable[[], Page]) -> None:
+    keep_run()
+    assert "simulated" not in home().text
+    keep_run(1, simulated_from=STARTED - timedelta(days=31), simulated_until=STARTED)
+    assert "Recorded on a simulated clock, as 29 January, 09:30 to 1 March, 09:30 UTC." in home().text
 
 
 def test_all_runs_are_added_up(home: Callable[[], Page]) -> None:
