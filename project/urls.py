@@ -14,5 +14,5 @@ urlpatterns = [
     path("llm/", include("llmcache.urls")),
     path("admin/", admin.site.urls),
     # The admin's pages name no icon, and browsers ask for one here.
-    path("favicon.ico", RedirectView.as_view(url=static("demo/icon.svg"))),
+    path("favicon.ico", RedirectView.as_view(url=static("demo/icon.svg")), name="icon"),
 ]

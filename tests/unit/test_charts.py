@@ -68,7 +68,7 @@ def points(path: str) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in (each.split() for each in path.replace("M", "L").split("L")[1:])]
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(made_of, how_many)
 def test_everything_lies_inside(made: list[dict[str, int]], count: int) -> None:
     days = days_of(*made, count=count)
@@ -81,7 +81,7 @@ def test_everything_lies_inside(made: list[dict[str, int]], count: int) -> None:
                 assert before.x + before.width == pytest.approx(after.x, abs=NEAR)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(made_of, how_many)
 def test_a_stack_is_as_high_as_its_sum(made: list[dict[str, int]], count: int) -> None:
     days = days_of(*made, count=count)
@@ -102,7 +102,7 @@ def test_a_stack_is_as_high_as_its_sum(made: list[dict[str, int]], count: int) -
                 assert bar.height == pytest.approx(getattr(day.totals, bar.series) * unit, abs=2 * NEAR)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(made_of, how_many)
 def test_what_is_lost_goes_down(made: list[dict[str, int]], count: int) -> None:
     days = days_of(*made, count=count)
@@ -140,7 +140,7 @@ def test_levels_are_round_and_enclose_all(one: Decimal, other: Decimal, whole: b
     assert not whole or scale.step >= 1
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(made_of, how_many)
 def test_a_rate_is_a_line_that_breaks_where_nothing_was_asked(made: list[dict[str, int]], count: int) -> None:
     days = days_of(*made, count=count)

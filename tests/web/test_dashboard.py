@@ -307,7 +307,8 @@ def test_a_redis_that_is_down_is_said_of_its_tier(
         finally:
             redis_server.start()
         process.install(None)
-    assert row[3].startswith("cannot be reached; ")
+    # Where the first fault took long, nothing was written after it.
+    assert row[3].startswith(("cannot be reached; ", "cannot be read; "))
     assert row[3].endswith("ConnectionError")
 
 
@@ -375,10 +376,8 @@ ODD_ADDRESSES = {
 }
 
 
-@pytest.mark.parametrize("rows", [False, True])
-def test_an_odd_address_opens_the_page_and_says_so(viewer: Client, home: str, rows: bool) -> None:
-    if rows:
-        some_weeks()
+def test_an_odd_address_opens_the_page_and_says_so(viewer: Client, home: str) -> None:
+    bucket(5, "hit", 2)
     for address, said in ODD_ADDRESSES.items():
         assert said in seen(viewer, home + address).text
         messages = told(viewer, home, address)["messages"]
@@ -538,10 +537,10 @@ def test_the_number_of_queries_is_the_same_whatever_there_is(
         bucket(number % 60, "hit", 2, kind=f"kind {number % 50}", model=f"model {number}", tenant=f"tenant {number}")
         entry(number)
     viewer.get(home)
-    # Session, user, two for permissions; and five of the overview.
-    with django_assert_num_queries(9):
+    # Session, user, two for permissions; and six of the overview.
+    with django_assert_num_queries(10):
         viewer.get(home)
-    with django_assert_num_queries(9):
+    with django_assert_num_queries(10):
         viewer.get(f"{home}dashboard.json")
 
 

@@ -76,6 +76,7 @@ TABLE: dict[str, list[Visit]] = {
     "home": [Visit(EVERYBODY), Visit((405,) * 7, "post")],
     "extract": [Visit((302,) * 7), Visit(EVERYBODY, "post", data=_ASK)],
     "aextract": [Visit((302,) * 7), Visit(EVERYBODY, "post", data=_ASK)],
+    "icon": [Visit((302,) * 7)],
     "llmcache:dashboard": [Visit((-1, 403, 403, 200, 200, 200, 200)), Visit((405,) * 7, "post")],
     "llmcache:dashboard-json": [Visit((-1, 403, 403, 200, 200, 200, 200)), Visit((405,) * 7, "post")],
     "admin:llmcache_dashboard": [Visit(VIEWERS), Visit(WRONG_METHOD, "post")],
