@@ -47,7 +47,7 @@ def run_log(
 
 
 def _simulated_time(log: list[Request], now: datetime) -> SimulatedTime:
-    since = None
+    since = ledger.last_moment()
     return SimulatedTime(log, span_until(now.timestamp(), None if since is None else since.timestamp()))
 
 

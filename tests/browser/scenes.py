@@ -8,6 +8,7 @@ from django.urls import reverse
 from llmcache.models import CacheEntry, ProviderCall, SchemaVersion
 from llmcache.testing.sandbox import Sandbox
 from tests import rows
+from tests.web.test_home import keep_run
 
 PASSWORD = "a password"
 KNOWN = "2 cups finely chopped onions"
@@ -40,10 +41,15 @@ def _scene(fill: Callable[[Sandbox], object]) -> Callable[[Sandbox], None]:
     return make
 
 
+def _month(sandbox: Sandbox) -> None:
+    rows.month(sandbox)
+    keep_run()
+
+
 SCENES: dict[str, Callable[[Sandbox], None]] = {
     "empty": _scene(lambda sandbox: None),
     "one": _scene(rows.one_call),
-    "month": _scene(rows.month),
+    "month": _scene(_month),
     "hostile": _scene(rows.hostile),
 }
 
