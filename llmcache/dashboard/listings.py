@@ -23,6 +23,9 @@ class PartRow:
     """A kind, a model or a tenant."""
 
     name: str
+    saved: str
+    """Net."""
+    spent: str
     rate: str
     """Its hit rate."""
     meter: float
@@ -96,13 +99,19 @@ def _part(part: Part, name: str, href: str = "") -> PartRow:
     totals = part.totals
     cells = [
         figures.count(totals.asked),
-        figures.money(totals.saved_net_usd),
-        figures.money(totals.spent_usd),
         figures.duration(totals.seconds_saved),
         figures.count(totals.errors),
         figures.percent(totals.coverage),
     ]
-    return PartRow(name, figures.percent(totals.hit_rate), round(100 * (totals.hit_rate or 0.0), 2), cells, href)
+    return PartRow(
+        name,
+        saved=figures.money(totals.saved_net_usd),
+        spent=figures.money(totals.spent_usd),
+        rate=figures.percent(totals.hit_rate),
+        meter=round(100 * (totals.hit_rate or 0.0), 2),
+        cells=cells,
+        href=href,
+    )
 
 
 def entry_row(entry: TopEntry, href: str | None) -> EntryRow:

@@ -19,6 +19,7 @@ from pytest_django import DjangoAssertNumQueries
 
 import llmcache
 from llmcache.admin import register
+from llmcache.dashboard import figures as shown
 from llmcache.dashboard.page import context
 from llmcache.engine import process
 from llmcache.models import CacheEntry, TenantDay, UsageBucket
@@ -177,8 +178,9 @@ def test_page_and_json_are_of_the_same_numbers(viewer: Client, home: str) -> Non
         outcomes = ("hits", "stale", "collapsed", "misses", "bypasses", "errors")
         assert days[named] == [str(day["totals"][name]) for name in outcomes]
     for part in (*figures["by_kind"], *figures["by_model"], *figures["by_tenant"]):
-        asked = f"{part['totals']['asked']:,}"
-        assert [part["name"] or "(no tenant)", asked] in [[row[0], row[2]] for row in page.rows if len(row) == 8]
+        name, asked = part["name"] or "(no tenant)", f"{part['totals']['asked']:,}"
+        saved = shown.money(Decimal(part["totals"]["saved_net_usd"]))
+        assert [name, saved, asked] in [[row[0], row[1], row[4]] for row in page.rows if len(row) == 8]
 
 
 def test_what_calls_cost_and_hits_saved_is_on_the_page(viewer: Client, home: str, sandbox: Sandbox) -> None:
@@ -275,7 +277,7 @@ def test_entries_link_to_their_page_for_who_may_see_them(viewer: Client, home: s
 
 def test_tenants_are_not_told_of_one_kind(viewer: Client, home: str) -> None:
     some_weeks()
-    assert ["globex", "4"] in [[row[0], row[2]] for row in seen(viewer, home).rows if len(row) == 8]
+    assert ["globex", "4"] in [[row[0], row[4]] for row in seen(viewer, home).rows if len(row) == 8]
     page = seen(viewer, f"{home}?kind=Invoice")
     assert "globex" not in page.text
     assert "kept for all kinds together" in page.text
@@ -299,7 +301,7 @@ def test_a_redis_that_is_down_is_said_of_its_tier(
     sandbox.answers["two stalks"] = {"stalks": 2}
     shared = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": redis_server.url}
     with in_caches(shared=shared), llmcache_settings(TIERS=["shared"]):
-        assert ["shared", "django_redis.cache.RedisCache", "all machines", "works"] in seen(viewer, home).rows
+        assert ["shared", "works", "django_redis.cache.RedisCache", "all machines"] in seen(viewer, home).rows
         redis_server.stop()
         try:
             llmcache.extract("two stalks", Celery)
@@ -308,8 +310,8 @@ def test_a_redis_that_is_down_is_said_of_its_tier(
             redis_server.start()
         process.install(None)
     # Where the first fault took long, nothing was written after it.
-    assert row[3].startswith(("cannot be reached; ", "cannot be read; "))
-    assert row[3].endswith("ConnectionError")
+    assert row[1].startswith(("cannot be reached; ", "cannot be read; "))
+    assert row[1].endswith("ConnectionError")
 
 
 # -- the address
