@@ -41,9 +41,10 @@ lint: $(READY)
 	$(BIN)/pyright
 	$(BIN)/python manage.py makemigrations --check --dry-run
 
+# Two processes, whatever the machine has: tests wait for servers more than they work, and more would wait for each other.
 test: lint
 	@$(BIN)/python tests/provision.py
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 pictures: $(READY)
 	@$(BIN)/python tests/provision.py
