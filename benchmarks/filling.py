@@ -125,7 +125,8 @@ def _calls() -> dict[str, str]:
         "ended_at": "at + interval '900 milliseconds'",
         "outcome": "CASE WHEN luck < 0.97 THEN 'answered' WHEN luck < 0.98 THEN 'rejected' "
         "WHEN luck < 0.997 THEN 'failed' WHEN luck < 0.99998 THEN 'in_doubt' ELSE 'under_way' END",
-        "reason": "CASE WHEN luck < 0.6 THEN 'no_entry' ELSE 'expired' END",
+        "reason": "CASE WHEN luck > 0.02 THEN 'not_found' WHEN luck > 0.001 THEN 'bypass' "
+        "WHEN luck > 0.0005 THEN 'invalid' ELSE 'ttl_zero' END",
         "attempt": "1",
         "to_store": "luck > 0.02",
         "error": "CASE WHEN luck BETWEEN 0.98 AND 0.997 THEN 'provider_unavailable' ELSE '' END",

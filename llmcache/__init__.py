@@ -15,7 +15,9 @@ The way of one call, and the modules in its order:
     tiers         memory over stores of bytes
     envelope      the bytes of an entry
     providers     the body that is sent, the schema in it, the attempt itself
-    money         the journal: every attempt before it leaves and after it ends; usage, prices, estimates
+    money         the journal: every attempt before it leaves and after it ends; usage, prices, estimates, figures
+
+Its pages are ``dashboard`` and ``admin_pages``, served by ``urls`` and ``admin``.
 
 A step knows only the steps below it. ``conf`` is the one reader of settings
 (``setting_values`` says what each takes), ``exceptions`` the tree of errors,

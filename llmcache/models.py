@@ -95,6 +95,10 @@ class ProviderCall(_Tokens):
             models.Index(fields=["kind", "-started_at"], name="llmcache_call_kind"),
             models.Index(fields=["model", "-started_at"], name="llmcache_call_model"),
             models.Index(fields=["outcome", "-started_at"], name="llmcache_call_outcome"),
+            # Nearly every call is made for this one reason; it is found without an index.
+            models.Index(
+                fields=["reason", "-started_at"], name="llmcache_call_reason", condition=~models.Q(reason="not_found")
+            ),
             models.Index(fields=["request_id"], name="llmcache_call_request", condition=~models.Q(request_id="")),
         ]
 

@@ -258,6 +258,14 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name="providercall",
             index=models.Index(
+                condition=models.Q(("reason", "not_found"), _negated=True),
+                fields=["reason", "-started_at"],
+                name="llmcache_call_reason",
+            ),
+        ),
+        migrations.AddIndex(
+            model_name="providercall",
+            index=models.Index(
                 condition=models.Q(("request_id", ""), _negated=True),
                 fields=["request_id"],
                 name="llmcache_call_request",
