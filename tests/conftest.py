@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,10 @@ from tests.cache_servers import memcached_server, redis_server  # noqa: F401
 from tests.ledgers import ledger, postgresql_tables  # noqa: F401 - fixtures are found by their names here
 from tests.services import postgres  # noqa: F401 - fixtures are found by their names here
 from tests.toys import make_toy, wheel  # noqa: F401
+
+# What a shell starts in the background ignores Ctrl-C, and so would every child that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 from uuid import UUID
 
@@ -74,14 +75,12 @@ class ProviderCallAdmin(LedgerAdmin):
 
     def found(self, request: HttpRequest, queryset: models.QuerySet[Any], wanted: str) -> models.QuerySet[Any]:  # noqa: ARG002
         """Return calls by the beginning of their key, their own id, or the provider's."""
-        text = as_hex(wanted)
-        if text is not None:
-            return queryset.filter(beginning("key", text))
-        sent = models.Q(request_id=cut(wanted, MAX_NAME))
-        try:
-            return queryset.filter(sent | models.Q(call_id=UUID(wanted)))
-        except ValueError:
-            return queryset.filter(sent)
+        condition = models.Q(request_id=cut(wanted, MAX_NAME))
+        if (text := as_hex(wanted)) is not None:
+            condition |= beginning("key", text)
+        with contextlib.suppress(ValueError):
+            condition |= models.Q(call_id=UUID(wanted))
+        return queryset.filter(condition)
 
     def groups(self, request: HttpRequest, row: Any) -> list[Group]:
         """Return the facts of a call."""
@@ -130,9 +129,7 @@ def _outcome(call: ProviderCall) -> list[Fact]:
         Fact(_("outcome"), columns.outcome_badge(call)),
         Fact(_("ended"), columns.moment(call.ended_at)),
         Fact(_("latency"), columns.milliseconds(call.latency_ms)),
-        Fact(_("HTTP status"), known(call.status)),
-        Fact(_("error"), known(call.error)),
-        Fact(_("types of errors"), columns.chips((None, str(each)) for each in call.error_types or ())),
+        *_failure(call),
         Fact(_("finish reason"), known(call.finish_reason)),
         Fact(_("refused"), _("yes") if call.refused else _("no")),
         Fact(_("model that answered"), known(call.answered_model)),
@@ -140,6 +137,18 @@ def _outcome(call: ProviderCall) -> list[Fact]:
     ]
     if call.simulated:
         facts.append(Fact(_("clock"), columns.badge(_("simulated"), "warning")))
+    return facts
+
+
+def _failure(call: ProviderCall) -> list[Fact]:
+    """Return what went wrong; of an answer that is good nothing is said."""
+    facts: list[Fact] = []
+    if call.status is not None:
+        facts.append(Fact(_("HTTP status"), number(call.status)))
+    if call.error:
+        facts.append(Fact(_("error"), call.error))
+    if call.error_types:
+        facts.append(Fact(_("types of errors"), columns.chips((None, str(each)) for each in call.error_types)))
     return facts
 
 

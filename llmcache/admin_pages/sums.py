@@ -74,7 +74,7 @@ class UsageBucketAdmin(SumsAdmin):
     """Hours of one kind, model, tier and outcome."""
 
     list_display = (
-        *("hour_column", "kind_column", "tier_column", "outcome_column", "count_column"),
+        *("hour_column", "kind_column", "outcome_and_tier_column", "count_column"),
         *("avoided_column", "attempts_column", "spent_column"),
     )
     list_filter = (filters.SumOutcome, filters.Kind, filters.Model, filters.Tier, filters.Simulated)
@@ -82,17 +82,18 @@ class UsageBucketAdmin(SumsAdmin):
     @admin.display(description=gettext_lazy("hour"), ordering="hour")
     def hour_column(self, bucket: UsageBucket) -> str:
         """Return the hour's beginning."""
-        return columns.moment(bucket.hour)[:-3]
+        return columns.narrow_moment(bucket.hour)[:-3]
 
     @admin.display(description=gettext_lazy("kind and model"))
     def kind_column(self, bucket: UsageBucket) -> SafeString:
         """Return the kind and the model."""
         return columns.two_lines(known(bucket.kind), known(bucket.model))
 
-    @admin.display(description=gettext_lazy("tier"))
-    def tier_column(self, bucket: UsageBucket) -> str:
-        """Return the tier that answered."""
-        return known(bucket.tier)
+    @admin.display(description=gettext_lazy("outcome and tier"))
+    def outcome_and_tier_column(self, bucket: UsageBucket) -> SafeString:
+        """Return the outcome of the calls, and the tier that answered."""
+        outcome = self.outcome_column(bucket)
+        return columns.two_lines(outcome, bucket.tier) if bucket.tier else outcome
 
     def groups(self, request: HttpRequest, row: Any) -> list[Group]:  # noqa: ARG002
         """Return the facts of an hour."""

@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-_ENDLESS = frozenset({"meta", "link", "input", "br", "img", "hr"})
+_ENDLESS = frozenset({"meta", "link", "input", "br", "wbr", "img", "hr"})
 
 
 class Page(HTMLParser):
