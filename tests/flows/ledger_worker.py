@@ -104,8 +104,9 @@ def ask(count: str) -> None:
 def leave() -> None:
     """End the program while a thread waits for a provider."""
     outcome("first")
-    threading.Thread(target=outcome, args=("under way",), daemon=True).start()
     say(waiting=True)
+    heard()
+    threading.Thread(target=outcome, args=("under way",), daemon=True).start()
     heard()
 
 
@@ -315,8 +316,9 @@ def full(way: str, count: str) -> None:
 def blocked_and_leave() -> None:
     """End with a call under way whose lines can be in no file."""
     outcome("first")
-    threading.Thread(target=outcome, args=("under way",), daemon=True).start()
     say(waiting=True)
+    heard()
+    threading.Thread(target=outcome, args=("under way",), daemon=True).start()
     heard()
 
 

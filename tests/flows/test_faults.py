@@ -76,7 +76,7 @@ def test_a_fault_is_the_right_error_and_nothing_is_stored(
 ) -> None:
     fault, error_type, code, charged, cost = FAULTS[name]
     provider.fail(fault())
-    timeout = 0.4 if error_type is llmcache.ProviderTimeout else 20
+    timeout = 1.0 if error_type is llmcache.ProviderTimeout else 20
     with pytest.raises(llmcache.LLMCacheError) as caught:
         llmcache.extract(TEXT, Person, max_retries=0, max_reasks=0, timeout=timeout)
     error = caught.value

@@ -166,6 +166,7 @@ def test_a_call_under_way_at_the_end_is_in_doubt_for_the_next_process(workers: W
     sandbox.wait_until_received(1)
     assert worker.hear() == {"waiting": True}
     sandbox.hold()
+    worker.tell()
     sandbox.wait_until_received(2)
     worker.tell()
     assert worker.end() == (0, [])
@@ -292,6 +293,7 @@ def test_without_a_folder_a_call_under_way_at_the_end_is_in_doubt(
     sandbox.wait_until_received(1)
     assert worker.hear() == {"waiting": True}
     sandbox.hold()
+    worker.tell()
     sandbox.wait_until_received(2)
     worker.tell()
     assert worker.end()[0] == 0
