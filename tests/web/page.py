@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-_ENDLESS = frozenset({"meta", "link", "input", "br", "wbr", "img", "hr"})
+_ENDLESS = frozenset({"meta", "link", "input", "br", "wbr", "img", "hr", "col"})
 
 
 class Page(HTMLParser):
@@ -51,6 +51,9 @@ class Page(HTMLParser):
             self.facts[self._term] = ""
 
     def handle_endtag(self, tag: str) -> None:
+        if tag in _ENDLESS:
+            # As in XHTML, with a slash.
+            return
         assert self._open, tag
         assert self._open.pop() == tag
 
