@@ -7,6 +7,10 @@ _place = Path(os.environ["LLMCACHE_BENCH_PLACE"])
 
 INSTALLED_APPS = ["llmcache"]
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": _place / "db.sqlite3"}}
+CACHES = {
+    "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+    "llm-disk": {"BACKEND": "llmcache.backends.DiskCache", "LOCATION": _place / "alone"},
+}
 SECRET_KEY = "benchmarks"
 USE_TZ = True
 LLMCACHE = {

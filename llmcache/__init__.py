@@ -5,11 +5,13 @@
 The way of one call, and the modules in its order:
 
     extraction    the front door: ``extract`` and its sisters; a hit in memory ends here
+    tenancy       whose call it is, where the call does not say
     prepared      what is known of a call before its content, found by its arguments
     answering     from arguments to an answer: the way of every other call
     request       the arguments, checked
     plans         what does not depend on the content, compiled once per type, model and parameters
     keys          the 32 bytes that are equal exactly when two requests may share an answer
+    sealing       what a secret does to keys, names and bytes
     engine        the policy (every decision, no I/O), the ports that carry it out in the caller's thread or in the
                   background loop, flights, what a process holds
     tiers         memory over stores of bytes
@@ -43,6 +45,7 @@ from llmcache.exceptions import (
     RateLimited,
     RecursiveExtract,
     Refused,
+    TenantMissing,
     Truncated,
     UnsupportedType,
     ValidationFailed,
@@ -86,6 +89,7 @@ __all__ = [
     "Refused",
     "SavingsEstimate",
     "Stats",
+    "TenantMissing",
     "Truncated",
     "UnsupportedType",
     "ValidationFailed",

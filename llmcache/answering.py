@@ -40,14 +40,18 @@ def answer(
     *,
     needs_completion: bool = False,
     needs_rest: bool = False,
+    looked: bool = False,
 ) -> Done:
     """Return how a call was answered. Raises what ``llmcache.extract`` documents.
 
-    ``needs_rest``: look for what was kept beside the answer, too; where it is gone, that is no miss.
+    ``needs_rest``: look for what was kept beside the answer, too; where it is gone, that is no miss. ``looked``: no
+    tier had anything usable a moment ago.
     """
     began = now.clock.monotonic()
+    if now.tenancy is not None:
+        options = now.tenancy.named(options)
     call = _call(now, content, response_model, options, params, needs_completion)
-    answered = run(_answered(now, call, BlockingPort(now), needs_rest))
+    answered = run(_answered(now, call, BlockingPort(now), needs_rest, looked=looked))
     return Done(answered, call, now.clock.monotonic() - began, now.clock.wall())
 
 
@@ -96,20 +100,20 @@ def _call(
 
 
 @sensitive_variables()
-async def _answered(now: Runtime, call: Call, port: Port, needs_rest: bool) -> Answered:
-    answered = await _counted(now, call, port)
+async def _answered(now: Runtime, call: Call, port: Port, needs_rest: bool, *, looked: bool = False) -> Answered:
+    answered = await _counted(now, call, port, looked)
     if needs_rest and answered.rest is None:
         return replace(answered, rest=await port.read_rest(answered.entry))
     return answered
 
 
 @sensitive_variables()
-async def _counted(now: Runtime, call: Call, port: Port) -> Answered:
+async def _counted(now: Runtime, call: Call, port: Port, looked: bool) -> Answered:
     """Return how a call was answered, and count it."""
     kind, model = call.plan.kind, call.plan.model
     now.schemas.note(call.plan.response, now.clock.wall())
     try:
-        answered = await resolve(call, port)
+        answered = await resolve(call, port, looked=looked)
     except LLMCacheError:
         now.counts.count(tally_of(kind, model, call.tenant, None, "error"))
         raise
@@ -156,6 +160,7 @@ def checked(
     data = request.encode_text(content, settings.max_text_bytes)
     tags = request.tag_names(options.get("tags", ()))
     tenant, system = options.get("tenant"), options.get("system")
+    tenant = None if tenant is None else request.word("tenant", tenant)
     subject = options.get("subject")
     scope = request.scope(tenant, subject, tags, options.get("version"), options.get("variant"))
     ttl = request.lifetime(options.get("ttl", settings.ttl))
@@ -185,4 +190,5 @@ def checked(
         tags=tags,
         tenant=tenant,
         subject=subject,
+        older_keys=plan.older_keys(scope, data),
     )

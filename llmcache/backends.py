@@ -20,10 +20,12 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 
 from llmcache.clock import Clock
 from llmcache.exceptions import ConfigurationError
+from llmcache.tiers import disk
 from llmcache.tiers.disk import DiskStore, store_at
 from llmcache.tiers.memory import MemoryStore, store_named
 
 DEFAULT_MAX_BYTES: Final = 64 * 2**20
+"""Of a ``MemoryCache``."""
 
 # What an item of MemoryCache takes beside key and value, on top of the store's own overhead; measured in the same way.
 _ITEM_BYTES: Final = 48
@@ -40,6 +42,16 @@ class _BytesCache(BaseCache):
                 f"{type(self).__name__} in CACHES has the unknown OPTIONS {', '.join(unknown)}; "
                 f"it takes {', '.join(options) or 'none'}. Remove them."
             )
+
+    def _max_bytes(self, params: dict[str, Any], default: int) -> int:
+        """Return the budget that OPTIONS name."""
+        max_bytes = params.get("OPTIONS", {}).get("MAX_BYTES", default)
+        if type(max_bytes) is not int or max_bytes < 0:
+            raise ConfigurationError(
+                f"OPTIONS['MAX_BYTES'] of a {type(self).__name__} in CACHES must be a whole number of bytes, zero or "
+                f"more, not {max_bytes!r}."
+            )
+        return max_bytes
 
     def _seconds(self, timeout: Any) -> float | None:
         """Return a timeout as Django means it: the default, None for no expiry, else seconds from now."""
@@ -85,12 +97,7 @@ class MemoryCache(_BytesCache):
 
     def __init__(self, location: str, params: dict[str, Any]) -> None:
         super().__init__(params, ("MAX_BYTES",))
-        max_bytes = params.get("OPTIONS", {}).get("MAX_BYTES", DEFAULT_MAX_BYTES)
-        if type(max_bytes) is not int or max_bytes < 0:
-            raise ConfigurationError(
-                f"OPTIONS['MAX_BYTES'] of a MemoryCache in CACHES must be a whole number of bytes, zero or more, "
-                f"not {max_bytes!r}."
-            )
+        max_bytes = self._max_bytes(params, DEFAULT_MAX_BYTES)
         self.store: MemoryStore[Any] = store_named(location, max_bytes)
         """The process's store of this name; a tier keeps parsed entries in it, under keys that are bytes."""
         self.clock = Clock()
@@ -151,13 +158,14 @@ def _size(name: str, item: _Item) -> int:
 class DiskCache(_BytesCache):
     """A cache in one file that all processes of this machine share; ``LOCATION`` is the absolute path of its folder.
 
+    ``OPTIONS["MAX_BYTES"]`` is its budget (1 GiB): above it what was not used for longest goes.
     Faults of the disk raise ``sqlite3.Error`` or ``OSError``, as in any cache that writes files; only as a tier of
     llmcache are they misses. A damaged file is set aside and begun anew.
     """
 
     def __init__(self, location: Any, params: dict[str, Any]) -> None:
-        super().__init__(params, ())
-        self.store: DiskStore = store_at(_folder(location))
+        super().__init__(params, ("MAX_BYTES",))
+        self.store: DiskStore = store_at(_folder(location), self._max_bytes(params, disk.DEFAULT_MAX_BYTES))
         """The process's store of this folder."""
 
     def get(self, key: Any, default: Any = None, version: int | None = None) -> Any:

@@ -16,8 +16,9 @@ from django.apps import AppConfig
 from django.conf import settings as django_settings
 from django.core import checks
 
-from llmcache import conf
+from llmcache import conf, setting_values
 from llmcache.exceptions import ConfigurationError
+from llmcache.tenancy import configured_tenancy
 from llmcache.tiers.disk import DiskStore
 from llmcache.tiers.disk_folder import writable
 
@@ -25,9 +26,13 @@ TAG = "llmcache"
 
 
 def register() -> None:
-    """Register all checks under the tag ``llmcache``; that of tables runs with ``check --database`` only."""
+    """Register all checks under the tag ``llmcache``.
+
+    That of tables runs with ``check --database`` only, that of the need for secrets with ``check --deploy``.
+    """
     checks.register(check_llmcache, TAG)
     checks.register(check_tables, TAG, checks.Tags.database)
+    checks.register(check_secrets, TAG, deploy=True)
 
 
 def check_llmcache(app_configs: Sequence[AppConfig] | None = None, **_: Any) -> list[checks.CheckMessage]:
@@ -42,7 +47,32 @@ def check_llmcache(app_configs: Sequence[AppConfig] | None = None, **_: Any) -> 
             for problem in found
         ]
     settings = conf.read(raw)
-    return [*_tiers(settings), *_provider(settings), *_ledger(settings), *_folders(settings), *_misspelt()]
+    return [
+        *_tiers(settings),
+        *_provider(settings),
+        *_ledger(settings),
+        *_folders(settings),
+        *_tenants(settings),
+        *_secrets(settings),
+        *_misspelt(),
+    ]
+
+
+def check_secrets(app_configs: Sequence[AppConfig] | None = None, **_: Any) -> list[checks.CheckMessage]:
+    """Return a warning when keys are hashes that anybody can make."""
+    if app_configs is not None and not any(app.name == "llmcache" for app in app_configs):
+        return []
+    raw = getattr(django_settings, "LLMCACHE", {})
+    if conf.problems(raw) or conf.read(raw).key_secrets:
+        return []
+    return [
+        checks.Warning(
+            "LLMCACHE['KEY_SECRETS'] is empty: who can read a tier can tell by guessing which texts were asked, and "
+            "who can write to one can put answers there.",
+            hint="Set it to [('1', secret)], with a secret of its own from secrets.token_urlsafe(32).",
+            id="llmcache.W011",
+        )
+    ]
 
 
 def check_tables(databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
@@ -93,6 +123,28 @@ def _ledger(settings: conf.Settings) -> list[checks.CheckMessage]:
             )
         ]
     return []
+
+
+def _tenants(settings: conf.Settings) -> list[checks.CheckMessage]:
+    try:
+        configured_tenancy(settings)
+    except ConfigurationError as error:
+        return [checks.Error(str(error), id="llmcache.E008")]
+    return []
+
+
+def _secrets(settings: conf.Settings) -> list[checks.CheckMessage]:
+    others = [django_settings.SECRET_KEY, *django_settings.SECRET_KEY_FALLBACKS]
+    known = {each.encode() for each in others if isinstance(each, str)} | {*map(setting_values.secret_bytes, others)}
+    return [
+        checks.Error(
+            f"LLMCACHE['KEY_SECRETS'] has Django's SECRET_KEY as its secret {each.id!r}: who learns one has the other.",
+            hint="Make one of its own: secrets.token_urlsafe(32).",
+            id="llmcache.E009",
+        )
+        for each in settings.key_secrets
+        if each.secret in known
+    ]
 
 
 def _misspelt() -> list[checks.CheckMessage]:

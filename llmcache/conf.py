@@ -17,12 +17,14 @@ from llmcache.exceptions import ConfigurationError
 from llmcache.money.pricing import DatedPrice
 from llmcache.setting_values import (
     Allowance,
+    KeySecret,
     ProviderSettings,
     UnusableError,
     allowance,
     database_alias,
     flag,
     folder,
+    key_secrets,
     model_name,
     namespace,
     nearest,
@@ -31,6 +33,7 @@ from llmcache.setting_values import (
     providers,
     seconds,
     short_text,
+    tenant_source,
     tiers,
     time_zone,
     whole_number,
@@ -46,6 +49,7 @@ class Settings:
     tiers: tuple[str, ...] | None
     memory_bytes: int
     disk_path: Path | None
+    disk_bytes: int
     ttl: float | None
     timeout: float
     max_retries: int
@@ -63,6 +67,9 @@ class Settings:
     prices: Mapping[str, tuple[DatedPrice, ...]]
     time_zone: str | None
     keep_requests: str
+    key_secrets: tuple[KeySecret, ...]
+    tenant: Callable[[], object] | str | None
+    tenant_required: bool
     allow_provider_calls: Allowance | None
 
 
@@ -124,6 +131,13 @@ OPTIONS: tuple[Option, ...] = (
         folder,
         "absolute path of a folder, or None",
         "Folder of the disk tier when TIERS is None; None: the user's cache directory, or CACHES['default'] if shared.",
+    ),
+    Option(
+        "DISK_BYTES",
+        2**30,
+        whole_number(0),
+        "int, bytes",
+        "Budget of the disk tier that is used when TIERS is None.",
     ),
     Option(
         "TTL",
@@ -217,6 +231,27 @@ OPTIONS: tuple[Option, ...] = (
         one_of("tier", "no"),
         "'tier' or 'no'",
         "Whether a request, and so its text, is kept in the tiers beside its answer, for the admin's preview.",
+    ),
+    Option(
+        "KEY_SECRETS",
+        (),
+        key_secrets,
+        "list of pairs of an id (a-z and 0-9) and a secret (32 to 64 bytes in base64), the one that writes first",
+        "Secrets that key the hashes of requests and sign entries; further ones only read, during a rotation.",
+    ),
+    Option(
+        "TENANT",
+        None,
+        tenant_source,
+        "function without arguments that returns str or None, or its dotted path, or None",
+        "Who tells a call's tenant when the call does not; asked at the call, in its thread and context.",
+    ),
+    Option(
+        "TENANT_REQUIRED",
+        False,
+        flag,
+        "bool",
+        "Whether a call without a tenant raises TenantMissing.",
     ),
     Option("MAX_TEXT_BYTES", 2**20, whole_number(1), "int, bytes of UTF-8", "The longest content that is sent."),
     Option(

@@ -11,7 +11,7 @@ Layout, little-endian::
     1   flags          1 = supplement; 2 = the check is a MAC
     2   reserved       0
     32  key            the request's own key: a reply meant for another request is a miss
-    16  check          CRC-32 of all other bytes in its first four, or a MAC of sixteen
+    16  check          CRC-32 of all other bytes in its first four, or, with ``KEY_SECRETS``, a MAC of sixteen
     8   written_at     float, seconds since the epoch
     8   fresh_until    float, seconds since the epoch; infinity = no expiry
     8   stale_until    float, as above
@@ -22,22 +22,30 @@ Layout, little-endian::
 
 from __future__ import annotations
 
+import hmac
 import json
 import struct
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, Final, cast
 from zlib import crc32
 
 FORMAT: Final = 1
 MAGIC: Final = b"\xf1LMC"
 SUPPLEMENT: Final = 1
+MAC: Final = 2
 UNKNOWN_COST: Final = -1
 SEEN_ID_BYTES: Final = 16
 MAX_SEEN: Final = 64
 
 _HEADER = struct.Struct("<4sBBH32s16sdddqIIII")
+_HEADER_SIZE: Final = _HEADER.size
+# The same as it is read, in as few pieces as can be compared.
+_READ: Final = struct.Struct("<8s32sI12sdddqIIII").unpack_from
 _CHECK = slice(40, 56)
 _CHECK_PADDING = b"\0" * 12
+_STARTS: Final = tuple(MAGIC + bytes((FORMAT, flags, 0, 0)) for flags in range(4))
+"""The first eight bytes, by the flags."""
 
 
 @dataclass(slots=True)
@@ -67,12 +75,19 @@ class Entry:
         return cast("dict[str, Any]", facts) if isinstance(facts, dict) else {}
 
 
-def encode(entry: Entry, *, flags: int = 0) -> bytes:
-    """Return the bytes of an entry for a tier to keep."""
+def _mac(secret: bytes, *parts: bytes | memoryview) -> bytes:
+    mac = blake2b(key=secret, digest_size=_CHECK.stop - _CHECK.start)
+    for part in parts:
+        mac.update(part)
+    return mac.digest()
+
+
+def encode(entry: Entry, *, flags: int = 0, secret: bytes = b"") -> bytes:
+    """Return the bytes of an entry for a tier to keep; with a ``secret`` their check is a MAC."""
     head = _HEADER.pack(
         MAGIC,
         FORMAT,
-        flags,
+        flags | (MAC if secret else 0),
         0,
         entry.key,
         b"",
@@ -86,12 +101,17 @@ def encode(entry: Entry, *, flags: int = 0) -> bytes:
         len(entry.meta),
     )
     body = entry.answer + entry.seen + entry.meta
-    check = crc32(body, crc32(head[_CHECK.stop :], crc32(head[: _CHECK.start])))
-    return b"".join((head[: _CHECK.start], check.to_bytes(4, "little"), _CHECK_PADDING, head[_CHECK.stop :], body))
+    before, after = head[: _CHECK.start], head[_CHECK.stop :]
+    if secret:
+        return b"".join((before, _mac(secret, before, after, body), after, body))
+    check = crc32(body, crc32(after, crc32(before)))
+    return b"".join((before, check.to_bytes(4, "little"), _CHECK_PADDING, after, body))
 
 
-def decode(data: object, key: bytes, *, flags: int = 0) -> Entry | None:
+def decode(data: object, key: bytes, *, flags: int = 0, secret: bytes = b"") -> Entry | None:
     """Return the entry that these bytes hold for this key, or None for anything else.
+
+    With a ``secret``, anything else is also what was not sealed with that very one.
 
     The lengths that the header announces are compared with the bytes that are there before anything is cut out, so
     that nothing is allocated on the word of a stranger.
@@ -99,44 +119,44 @@ def decode(data: object, key: bytes, *, flags: int = 0) -> Entry | None:
     if type(data) is not bytes or len(data) < _HEADER.size:
         return None
     (
-        magic,
-        version,
-        found_flags,
-        reserved,
+        start,
         found_key,
         check,
+        padding,
         written_at,
         fresh_until,
         stale_until,
         cost,
         latency_ms,
-    ) = (fields := _HEADER.unpack_from(data))[:11]
-    answer_end = _HEADER.size + fields[11]
-    seen_end = answer_end + fields[12]
+        answer_size,
+        seen_size,
+        meta_size,
+    ) = _READ(data)
+    answer_end = _HEADER_SIZE + answer_size
+    seen_end = answer_end + seen_size
     if (
-        magic != MAGIC
-        or version != FORMAT
-        or found_flags != flags
-        or reserved
+        start != _STARTS[flags | MAC if secret else flags]
         or found_key != key
-        or len(data) != seen_end + fields[13]
-        or fields[12] % SEEN_ID_BYTES
-        or fields[12] > MAX_SEEN * SEEN_ID_BYTES
+        or len(data) != seen_end + meta_size
+        or seen_size % SEEN_ID_BYTES
+        or seen_size > MAX_SEEN * SEEN_ID_BYTES
         or cost < UNKNOWN_COST
     ):
         return None
-    view = memoryview(data)
-    expected = crc32(view[_CHECK.stop :], crc32(view[: _CHECK.start]))
-    if check[:4] != expected.to_bytes(4, "little") or check[4:] != _CHECK_PADDING:
+    before, after = data[: _CHECK.start], memoryview(data)[_CHECK.stop :]
+    if secret:
+        if not hmac.compare_digest(data[_CHECK], _mac(secret, before, after)):
+            return None
+    elif check != crc32(after, crc32(before)) or padding != _CHECK_PADDING:
         return None
     return Entry(
-        key=key,
-        answer=data[_HEADER.size : answer_end],
-        written_at=written_at,
-        fresh_until=fresh_until,
-        stale_until=stale_until,
-        cost=cost,
-        latency_ms=latency_ms,
-        seen=data[answer_end:seen_end],
-        meta=data[seen_end:],
+        key,
+        data[_HEADER_SIZE:answer_end],
+        written_at,
+        fresh_until,
+        stale_until,
+        cost,
+        latency_ms,
+        data[answer_end:seen_end],
+        data[seen_end:],
     )

@@ -5,6 +5,7 @@
     ├── InvalidRequest
     │   ├── InputTooLarge           also ValueError
     │   ├── InvalidText             also ValueError
+    │   ├── TenantMissing
     │   └── UnsupportedType         also TypeError
     ├── ProviderError
     │   ├── ProviderUnavailable
@@ -101,6 +102,12 @@ class InvalidText(InvalidRequest, ValueError):
     """The text is empty or cannot be encoded as UTF-8."""
 
     code = "invalid_text"
+
+
+class TenantMissing(InvalidRequest):
+    """A tenant is required and the call has none, or ``TENANT`` did not tell it; nothing was looked up or sent."""
+
+    code = "tenant_missing"
 
 
 class UnsupportedType(InvalidRequest, TypeError):

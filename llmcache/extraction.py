@@ -32,12 +32,15 @@ if TYPE_CHECKING:
     from llmcache.engine.background import Errand
     from llmcache.engine.runtime import Runtime
     from llmcache.plans import Plan
+    from llmcache.prepared import Prepared
 
 T = TypeVar("T")
 _Away = Callable[[], Coroutine[Any, Any, Done]]
 """Has a call answered in the background."""
 
 _NO_HIT: Final = object()
+_LOOKED: Final = object()
+"""No hit, and no tier below memory had one either."""
 _TIMEOUT: Final = request.OPTIONS.index("timeout")
 
 
@@ -133,10 +136,11 @@ class Extractor:
         the way. ``max_reasks``: further questions when an answer does not pass validation. ``unkeyed``: names among
         ``params`` that are sent and not in the key. ``params``: sent to the provider as they are, and in the key.
 
-        Raises ``ConfigurationError``, ``InvalidRequest`` (``UnsupportedType``, ``InvalidText``, ``InputTooLarge``),
-        ``ProviderError`` (``ProviderUnavailable``, ``RateLimited``, ``ProviderTimeout``, ``AuthenticationFailed``),
-        ``ExtractionFailed`` (``Refused``, ``Truncated``, ``ValidationFailed``), ``NotCached``, ``FlightTimeout``,
-        ``RecursiveExtract``, ``AsyncContext``. A tier that is down raises nothing: that is a miss.
+        Raises ``ConfigurationError``, ``InvalidRequest`` (``UnsupportedType``, ``InvalidText``, ``InputTooLarge``,
+        ``TenantMissing``), ``ProviderError`` (``ProviderUnavailable``, ``RateLimited``, ``ProviderTimeout``,
+        ``AuthenticationFailed``), ``ExtractionFailed`` (``Refused``, ``Truncated``, ``ValidationFailed``),
+        ``NotCached``, ``FlightTimeout``, ``RecursiveExtract``, ``AsyncContext``. A tier that is down raises nothing:
+        that is a miss.
 
         A hit in memory takes some microseconds, does no I/O and takes no lock.
         """
@@ -148,10 +152,13 @@ class Extractor:
             options, params = self._merged(options, params)
         if running_loop() is not None:
             _raise_async_context("extract")
-        value = _memory_hit(process.current(), content, response_model, options, params)
-        if value is not _NO_HIT:
+        now = process.current()
+        if now.tenancy is not None:
+            options = now.tenancy.named(options)
+        value = _hit(now, content, response_model, options, params)
+        if value is not _NO_HIT and value is not _LOOKED:
             return value
-        return _way("extract")(content, response_model, options, params).answered.value
+        return _way("extract")(content, response_model, options, params, looked=value is _LOOKED).answered.value
 
     def extract_with_completion(
         self,
@@ -255,7 +262,9 @@ class Extractor:
             options, params = self._merged(options, params)
         try:
             now = process.current_if_made()
-            value = _NO_HIT if now is None else _memory_hit(now, content, response_model, options, params)
+            if now is not None and now.tenancy is not None:
+                options = now.tenancy.named(options)
+            value = _NO_HIT if now is None else _hit(now, content, response_model, options, params, in_memory=True)
         except Exception as error:  # noqa: BLE001  # what goes wrong is raised where the call is awaited
             return _raised(error)
         if value is not _NO_HIT:
@@ -375,15 +384,20 @@ def _way(name: str) -> Callable[..., Done]:
     return partial(answer, process.current())
 
 
-def _memory_hit(
-    now: Runtime, content: Any, response_model: Any, options: tuple[Any, ...], params: dict[str, Any]
+def _hit(
+    now: Runtime,
+    content: Any,
+    response_model: Any,
+    options: tuple[Any, ...],
+    params: dict[str, Any],
+    in_memory: bool = False,
 ) -> Any:
-    """Return the value of a call that memory answers, or ``_NO_HIT``.
+    """Return the value of a call that a tier answers, or ``_NO_HIT``, or ``_LOOKED``; ``in_memory``: without I/O.
 
     This is the way of nearly all calls, so it does nothing that another way can do: whatever is unusual is no hit.
     """
     prepared = now.prepared.get(lookup_of(response_model, options, params))
-    if prepared is None or now.memory is None or type(content) is not str or not prepared.plan.response.current():
+    if prepared is None or type(content) is not str or not prepared.plan.response.current():
         return _NO_HIT
     try:
         data = content.encode()
@@ -393,9 +407,11 @@ def _memory_hit(
         return _NO_HIT
     state = prepared.state.copy()
     state.update(data)
-    held = now.memory.get(state.digest())
+    key = state.digest()
+    memory = now.memory
+    held = None if memory is None else memory.get(key)
     if held is None:
-        return _NO_HIT
+        return _NO_HIT if in_memory else _hit_below(now, prepared, key)
     clock = now.monotonic()
     if clock >= held.expires or clock - held.written >= prepared.max_age:
         return _NO_HIT
@@ -404,6 +420,18 @@ def _memory_hit(
     except ValidationError:
         return _NO_HIT
     now.counts.count(held.tally or prepared.tally(held))
+    return value
+
+
+def _hit_below(now: Runtime, prepared: Prepared, key: bytes) -> Any:
+    found = now.tiers.read_below(key, prepared.max_age)
+    if found is None:
+        return _LOOKED
+    try:
+        value = prepared.validate(found.entry.answer)
+    except ValidationError:
+        return _NO_HIT
+    now.counts.count(prepared.tally_below(found))
     return value
 
 
@@ -420,6 +448,9 @@ def _away(content: Any, response_model: Any, options: tuple[Any, ...], params: d
 
     try:
         now = process.current_if_made()
+        tenancy = process.tenancy() if now is None else now.tenancy
+        if tenancy is not None:
+            options = tenancy.named(options)
     except Exception as error:  # noqa: BLE001  # raised where the call is awaited
         return partial(_raised, error)
     given = (content, response_model, tuple(map(_own, options)), {name: _own(params[name]) for name in params})

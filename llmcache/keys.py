@@ -1,13 +1,14 @@
 """Keys: the 32 bytes that are equal exactly when two requests may share an answer.
 
-A key is SHA-256 over framed parts, each preceded by its length, so that no two lists of parts run together:
+A key is a hash over framed parts, SHA-256 or, with ``KEY_SECRETS``, BLAKE2b under a key of the secret's. Each part is
+preceded by its length, so that no two lists of parts run together:
 
 1. what a plan knows: provider identity, kind, the response type's name, ``VERSION``, and the body as it is built,
    without the user's content and without what is not keyed;
 2. the call's scope: tenant, subject, tags, version, variant, each tagged with its type;
 3. the content, last, so that it needs no frame.
 
-Not in a key: secrets, timeouts, the package's version, import paths. An upgrade must not make users pay again.
+Not in a key: API keys, timeouts, the package's version, import paths. An upgrade must not make users pay again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from hashlib import _Hash  # pyright: ignore[reportPrivateUsage]  # typeshed has no public name for it
 
-HashState: TypeAlias = "_Hash"
+HashState: TypeAlias = "_Hash | hashlib.blake2b"
 
 KEY_FORMAT: Final = 1
 MAX_NAMESPACE: Final = 64
@@ -46,9 +47,11 @@ def canonical_json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
-def plan_state(*, identity: str, kind: str, type_name: str, version: str, head: bytes) -> HashState:
+def plan_state(
+    *, identity: str, kind: str, type_name: str, version: str, head: bytes, secret: bytes = b""
+) -> HashState:
     """Return the hash state of everything a plan knows; a key is a copy of it, continued."""
-    state = hashlib.sha256(_LABEL)
+    state = hashlib.blake2b(_LABEL, key=secret, digest_size=32) if secret else hashlib.sha256(_LABEL)
     for part in (identity.encode(), kind.encode(), type_name.encode(), version.encode(), head):
         state.update(frame(part))
     return state
@@ -109,14 +112,15 @@ def default_namespace(settings_module: str, database: dict[str, Any]) -> str:
     return hashlib.sha256(b"".join(frame(part.encode()) for part in parts)).hexdigest()[:12]
 
 
-def storage_key(namespace: str, key: bytes) -> str:
-    """Return the name under which an entry lies in a tier.
+def storage_key(namespace: str, key: bytes, secret_id: str | None = None) -> str:
+    """Return the name under which an entry lies in a tier; ``secret_id`` is that of the secret its key was made with.
 
     The braces make Redis Cluster put an entry, its supplement and its lease into one slot.
     """
-    return f"llmcache:{namespace}:{KEY_FORMAT}:{{{key.hex()}}}"
+    by = "" if secret_id is None else f"{secret_id}:"
+    return f"llmcache:{namespace}:{KEY_FORMAT}:{by}{{{key.hex()}}}"
 
 
-def supplement_key(namespace: str, key: bytes) -> str:
+def supplement_key(namespace: str, key: bytes, secret_id: str | None = None) -> str:
     """Return the name under which lies what a hit does not need."""
-    return storage_key(namespace, key) + ":more"
+    return storage_key(namespace, key, secret_id) + ":more"

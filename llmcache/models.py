@@ -117,7 +117,7 @@ class CacheEntry(_Tokens):
     model = models.CharField(_("model asked"), max_length=MAX_NAME)
     answered_model = models.CharField(_("model that answered"), max_length=MAX_NAME, blank=True)
     tenant = models.CharField(_("tenant"), max_length=MAX_NAME, blank=True)
-    # SHA-256 of the subject, which may be a person's name; empty without one.
+    # A hash of the subject, which may be a person's name, keyed with KEY_SECRETS; empty without one.
     subject_hash = models.CharField(_("subject's hash"), max_length=64, blank=True)
     tags = models.JSONField(_("tags"), default=list)
     written_at = models.DateTimeField(_("written at"), db_index=True)

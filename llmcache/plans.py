@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, Final
 from llmcache import keys
 from llmcache.exceptions import InvalidRequest
 from llmcache.response_types import ResponseType, response_type, structure
+from llmcache.sealing import NO_SEAL, Seal
 
 if TYPE_CHECKING:
+    from llmcache.keys import HashState
     from llmcache.providers.base import Provider
 
 MAX_PLANS: Final = 1_024
@@ -33,7 +35,19 @@ logger = logging.getLogger("llmcache.call")
 class Plan:
     """One response type asked of one model with one set of parameters."""
 
-    __slots__ = ("body", "kind", "model", "provider", "response", "size", "state", "system", "validate")
+    __slots__ = (
+        "_older",
+        "body",
+        "kind",
+        "model",
+        "provider",
+        "response",
+        "seal",
+        "size",
+        "state",
+        "system",
+        "validate",
+    )
 
     def __init__(
         self,
@@ -44,6 +58,7 @@ class Plan:
         kind: str,
         version: str,
         params: dict[str, Any],
+        seals: tuple[Seal, ...] = (NO_SEAL,),
     ) -> None:
         self.response = response
         self.provider = provider
@@ -56,20 +71,33 @@ class Plan:
         head = keys.canonical_json(self.body)
         self.size = len(head)
         self.validate = response.validate
-        self.state = keys.plan_state(
-            identity=provider.identity,
-            kind=kind,
-            type_name=response.name,
-            version=version,
-            head=head,
+        self.seal = seals[0]
+        self.state, *self._older = (
+            keys.plan_state(
+                identity=provider.identity,
+                kind=kind,
+                type_name=response.name,
+                version=version,
+                head=head,
+                secret=seal.key_hash,
+            )
+            for seal in seals
         )
 
     def key(self, scope: bytes, content: bytes) -> bytes:
         """Return the key of a content asked under a scope."""
-        state = self.state.copy()
-        state.update(scope)
-        state.update(content)
-        return state.digest()
+        return _continued(self.state, scope, content)
+
+    def older_keys(self, scope: bytes, content: bytes) -> tuple[bytes, ...]:
+        """Return the keys that it had under the secrets that only read, in their order."""
+        return tuple(_continued(state, scope, content) for state in self._older)
+
+
+def _continued(state: HashState, scope: bytes, content: bytes) -> bytes:
+    copy = state.copy()
+    copy.update(scope)
+    copy.update(content)
+    return copy.digest()
 
 
 def _own(params: dict[str, Any]) -> dict[str, Any]:
@@ -86,9 +114,10 @@ def _own(params: dict[str, Any]) -> dict[str, Any]:
 
 
 class Plans:
-    """The plans of one runtime."""
+    """The plans of one runtime, whose keys are made with these seals."""
 
-    def __init__(self) -> None:
+    def __init__(self, seals: tuple[Seal, ...] = (NO_SEAL,)) -> None:
+        self._seals = seals
         self._lock = threading.Lock()
         self._plans: OrderedDict[Hashable, Plan] = OrderedDict()
         self._types: OrderedDict[Hashable, ResponseType] = OrderedDict()
@@ -114,7 +143,7 @@ class Plans:
         lookup = (id(response), provider.alias, model, system, kind, _params_key(params))
         plan = self._plans.get(lookup)
         if plan is None or plan.response is not response:
-            plan = Plan(response, provider, model, system, kind or default_kind(response), version, params)
+            plan = Plan(response, provider, model, system, kind or default_kind(response), version, params, self._seals)
             self._warn_of_shared_kind(plan)
             self._keep(lookup, plan)
         return plan

@@ -17,10 +17,12 @@ from llmcache.request import NONE_GIVEN, NotGiven
 if TYPE_CHECKING:
     from llmcache.keys import HashState
     from llmcache.plans import Plan
-    from llmcache.tiers.stack import Held
+    from llmcache.tiers.stack import Found, Held
 
 MAX_PREPARED: Final = 1_024
 MAX_PREPARED_CHARACTERS: Final = 4 * 2**20
+MAX_TALLIES_BELOW: Final = 64
+"""Of one prepared call. What memory does not hold is hit seldom, or is all that is hit: then it is worth keeping."""
 
 _PLAIN: Final = frozenset({str, int, float, bool, type(None), timedelta, NotGiven})
 
@@ -28,7 +30,7 @@ _PLAIN: Final = frozenset({str, int, float, bool, type(None), timedelta, NotGive
 class Prepared:
     """A plan under a scope, with the age that an answer may have."""
 
-    __slots__ = ("max_age", "memory", "plan", "state", "tenant", "validate")
+    __slots__ = ("_below", "max_age", "memory", "plan", "state", "tenant", "validate")
 
     def __init__(self, plan: Plan, scope: bytes, max_age: float, tenant: str | None, memory: str | None) -> None:
         self.plan = plan
@@ -38,11 +40,24 @@ class Prepared:
         self.validate = plan.validate
         self.tenant = tenant
         self.memory = memory
+        self._below: dict[tuple[bytes, float, str], Tally] = {}
 
     def tally(self, held: Held) -> Tally:
         """Return what a hit of this entry is counted as, made at the first."""
         made = held.tally = tally_of(self.plan.kind, self.plan.model, self.tenant, self.memory, "hit", held.entry)
         return made
+
+    def tally_below(self, found: Found) -> Tally:
+        """Return what a hit in another tier is counted as."""
+        entry = found.entry
+        known = entry.key, entry.written_at, found.tier
+        tally = self._below.get(known)
+        if tally is None:
+            tally = tally_of(self.plan.kind, self.plan.model, self.tenant, found.tier, "hit", entry)
+            if len(self._below) >= MAX_TALLIES_BELOW:
+                self._below.clear()
+            self._below[known] = tally
+        return tally
 
 
 class PreparedCalls:

@@ -130,9 +130,10 @@ def count(name: str, value: object) -> int:
 
 def word(name: str, value: object, *, most: int = MAX_WORD) -> str:
     """Return a name as exactly a str; ``InvalidRequest`` when it is none, empty, too long or not UTF-8."""
-    if not isinstance(value, str):
+    # Not isinstance: Django's lazy objects answer to it for what they stand for.
+    if not issubclass(type(value), str):
         raise InvalidRequest(f"{name}= must be a str; got {_shown(value)}. Write str(value) where you mean its text.")
-    value = str.__str__(value)
+    value = str.__str__(cast("str", value))
     if not value or len(value) > most:
         raise InvalidRequest(f"{name}= must have 1 to {most} characters; it has {len(value)}.")
     try:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import contextlib
 import difflib
+import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -31,6 +34,14 @@ class ProviderSettings:
 
     def __repr__(self) -> str:
         return f"ProviderSettings(api_key={'***' if self.api_key else None}, base_url={self.base_url!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class KeySecret:
+    """A secret of ``KEY_SECRETS`` with the id that stands in the names of entries."""
+
+    id: str
+    secret: bytes = field(repr=False)
 
 
 class UnusableError(ValueError):
@@ -139,6 +150,51 @@ def folder(value: Any) -> Path | None:
             "must be an absolute path: a relative one would mean another folder for each working directory"
         )
     return path
+
+
+def tenant_source(value: Any) -> Callable[[], object] | str | None:
+    """Read a function, or the dotted path of one, that tells the tenant; whether the path leads there is not looked at.
+
+    A function is taken as it is: it takes no arguments.
+    """
+    if value is None:
+        return None
+    if type(value) is str and re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", value):
+        return value
+    if not callable(value) or inspect.iscoroutinefunction(value):
+        raise UnusableError("must be a function without arguments that is not async, or its dotted path, or None")
+    return value
+
+
+def key_secrets(value: Any) -> tuple[KeySecret, ...]:
+    """Read secrets with their ids, in their order; what is wrong with one is said without showing it."""
+    pairs = cast("list[Any]", value)
+    if not isinstance(value, (list, tuple)) or not all(isinstance(pair, (list, tuple)) for pair in pairs):
+        raise UnusableError("must be a list of pairs of an id and a secret, the one that writes first")
+    found: list[KeySecret] = []
+    for place, pair in enumerate(pairs):
+        if len(pair) != 2 or type(pair[0]) is not str or not re.fullmatch(r"[0-9a-z]{1,16}", pair[0]):
+            raise UnusableError(f"[{place}] must be a pair of an id (1 to 16 letters a-z and digits) and a secret")
+        secret = secret_bytes(pair[1])
+        if secret is None or not 32 <= len(secret) <= 64:
+            raise UnusableError(f"[{place}] must have 32 to 64 bytes as its secret, written in base64")
+        if len(set(secret)) < 16:
+            raise UnusableError(f"[{place}] has a secret that is not random: make one with secrets.token_urlsafe(32)")
+        found.append(KeySecret(pair[0], secret))
+    if len({each.id for each in found}) < len(found) or len({each.secret for each in found}) < len(found):
+        raise UnusableError("has the same id or the same secret twice")
+    return tuple(found)
+
+
+def secret_bytes(value: Any) -> bytes | None:
+    """Return what a str says in base64, of either alphabet, padded or not; None when it is none."""
+    if type(value) is not str:
+        return None
+    text = value.rstrip("=").replace("-", "+").replace("_", "/")
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return None
 
 
 def model_name(value: Any) -> str:

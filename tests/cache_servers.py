@@ -153,6 +153,22 @@ class RedisServer(CacheServer):
             return connection.recv(64).startswith(b"+PONG")
 
 
+class SentinelServer(RedisServer):
+    """A Sentinel that knows one Redis, by the name ``primary``."""
+
+    def __init__(self, primary: RedisServer) -> None:
+        self._primary = primary
+        super().__init__()
+
+    def command(self) -> list[str]:
+        lines = (
+            *(f"port {self.port}", "bind 127.0.0.1", f"unixsocket {self.folder}/socket", f"dir {self.folder}"),
+            *(f"sentinel monitor primary 127.0.0.1 {self._primary.port} 1",),
+        )
+        (self.folder / "sentinel.conf").write_text("\n".join(lines))
+        return [str(self._program), str(self.folder / "sentinel.conf"), "--sentinel"]
+
+
 class MemcachedServer(CacheServer):
     """A Memcached; values of at most 1 MB, as it comes."""
 

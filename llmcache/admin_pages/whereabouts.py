@@ -79,13 +79,16 @@ def find(runtime: Runtime, key: bytes) -> list[Whereabouts]:
     """Return what each tier holds under a key, fastest first, within ``LOOK_SECONDS``. Raises nothing for a tier."""
     until = time.monotonic() + LOOK_SECONDS
     # Each tier as a stack of its own: one that hangs holds up no other.
-    stacks = [TierStack(None, (tier,), runtime.namespace, runtime.clock) for tier in runtime.tiers.below]
+    stacks = [
+        TierStack(None, (tier,), runtime.namespace, runtime.clock, seal=runtime.seals[0])
+        for tier in runtime.tiers.below
+    ]
     looks = [Look(partial(stack.places, key)) for stack in stacks]
     below = [_whereabouts(stack, look.answer(until)) for stack, look in zip(stacks, looks, strict=True)]
     if runtime.tiers.memory is None:
         return below
     # What lies in this process cannot hang.
-    memory = TierStack(runtime.tiers.memory, (), runtime.namespace, runtime.clock)
+    memory = TierStack(runtime.tiers.memory, (), runtime.namespace, runtime.clock, seal=runtime.seals[0])
     return [_whereabouts(memory, memory.places(key)), *below]
 
 

@@ -131,7 +131,9 @@ def entry_row(entry: TopEntry, href: str | None) -> EntryRow:
 def tier_row(state: TierState) -> TierRow:
     """Return how a tier fares, in words."""
     shared = {"process": _("this process"), "machine": _("this machine"), "network": _("all machines")}
-    if state.reads and state.writes:
+    if state.breaker == "open":
+        words = _("cannot be reached, left alone until it answers")
+    elif state.reads and state.writes:
         words = _("works")
     elif state.reads:
         words = _("cannot be written")
@@ -143,6 +145,10 @@ def tier_row(state: TierState) -> TierRow:
         words = ngettext(
             "%(words)s; %(faults)s fault, %(error)s", "%(words)s; %(faults)s faults, the last %(error)s", state.faults
         ) % {"words": words, "faults": figures.count(state.faults), "error": state.error or figures.UNKNOWN}
+    if state.waits:
+        words = ngettext(
+            "%(words)s; %(waits)s wait for a connection", "%(words)s; %(waits)s waits for a connection", state.waits
+        ) % {"words": words, "waits": figures.count(state.waits)}
     return TierRow(
         state.name, state.backend, shared.get(state.shared, _("not known")), words, not (state.reads and state.writes)
     )

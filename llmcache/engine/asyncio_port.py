@@ -57,13 +57,16 @@ class AsyncioPort(PortBase):
         found = tiers.read_memory(call.key, call.max_age)
         if found is not None or not tiers.below:
             return found
-        return await workers.files.run(partial(tiers.read, call.key, call.max_age))
+        with self._spending:
+            return await workers.files.run(partial(self.read_tiers, call))
 
     async def read_rest(self, entry: Entry) -> bytes | None:
-        return await workers.files.run(partial(self._runtime.tiers.read_rest, entry))
+        with self._spending:
+            return await workers.files.run(partial(self._runtime.tiers.read_rest, entry))
 
     async def write(self, entry: Entry, rest: bytes, request: bytes | None) -> None:
-        await workers.files.run(partial(self._runtime.tiers.write, entry, rest, request))
+        with self._spending:
+            await workers.files.run(partial(self._runtime.tiers.write, entry, rest, request))
 
     def flight(self, flight_id: bytes) -> Flight:
         return Flight(flight_id, _TaskLeader(asyncio.current_task()))

@@ -42,6 +42,8 @@ class Call:
     tags: tuple[str, ...] = ()
     tenant: str | None = None
     subject: str | None = None
+    older_keys: tuple[bytes, ...] = ()
+    """Its keys under the secrets that only read."""
 
     @property
     def max_age(self) -> float:

@@ -116,10 +116,11 @@ class Port(Protocol):
 
 
 @sensitive_variables()
-async def resolve(call: Call, port: Port) -> Answered:
+async def resolve(call: Call, port: Port, *, looked: bool = False) -> Answered:
     """Return a call's answer, from a tier, from another call's flight, or from the provider.
 
-    Raises what ``llmcache.extract`` documents.
+    ``looked``: a moment ago no tier had anything usable; who leads a flight looks again all the same. Raises what
+    ``llmcache.extract`` documents.
     """
     deadline = port.now() + call.timeout
     if call.cache == "only" and call.ttl == 0:
@@ -128,9 +129,11 @@ async def resolve(call: Call, port: Port) -> Answered:
         reason: Reason = "bypass" if call.cache == "bypass" else "ttl_zero"
         return await _Leader(call, port, deadline, reason).fly()
     while True:
-        answered, reason = await _look(call, port)
-        if answered is not None:
-            return answered
+        if not looked:
+            answered, _ = await _look(call, port)
+            if answered is not None:
+                return answered
+        looked = False
         if call.cache == "only":
             raise _not_cached(call)
         answered = await _fly(call, port, deadline)

@@ -5,7 +5,6 @@ And what it shares with ``asyncio_port``, which does so for an asynchronous one.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import random
@@ -23,6 +22,7 @@ from llmcache.exceptions import LedgerFull
 from llmcache.money.journal_files import JournalRecord
 from llmcache.money.pricing import Cost
 from llmcache.providers.base import Body, Failure, Reply
+from llmcache.tiers.spending import Spending
 from llmcache.tiers.stack import Found
 
 if TYPE_CHECKING:
@@ -43,9 +43,17 @@ class PortBase:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._clock = runtime.clock
+        self._spending = Spending()
 
     def now(self) -> float:
         return self._clock.monotonic()
+
+    def read_tiers(self, call: Call) -> Found | None:
+        """Return the fastest tier's usable entry; one that lies under an older secret is written anew first."""
+        found, older = self._runtime.tiers.read(call.key, call.max_age), self._runtime.older_entries
+        if found is not None or older is None:
+            return found
+        return older.find(call.key, call.older_keys, call.max_age)
 
     def jitter(self) -> float:
         return random.random()  # noqa: S311  # spreads retries, guards nothing
@@ -124,13 +132,16 @@ class BlockingPort(PortBase):
     """The port of synchronous calls; its coroutines never suspend."""
 
     async def read(self, call: Call) -> Found | None:
-        return self._runtime.tiers.read(call.key, call.max_age)
+        with self._spending:
+            return self.read_tiers(call)
 
     async def read_rest(self, entry: Entry) -> bytes | None:
-        return self._runtime.tiers.read_rest(entry)
+        with self._spending:
+            return self._runtime.tiers.read_rest(entry)
 
     async def write(self, entry: Entry, rest: bytes, request: bytes | None) -> None:
-        self._runtime.tiers.write(entry, rest, request)
+        with self._spending:
+            self._runtime.tiers.write(entry, rest, request)
 
     def flight(self, flight_id: bytes) -> Flight:
         return Flight(flight_id)
@@ -272,7 +283,7 @@ def stored_facts(call: Call, entry: Entry, beside: int) -> dict[str, Any]:
         "model": call.plan.model,
         "answered": meta.get("model"),
         "tenant": call.tenant,
-        "subject": None if call.subject is None else hashlib.sha256(call.subject.encode()).hexdigest(),
+        "subject": None if call.subject is None else call.plan.seal.subject_hash(call.subject),
         "tags": [*itertools.islice(call.tags, _MOST_TAGS)],
         "written": entry.written_at,
         "expires": None if entry.fresh_until == float("inf") else entry.fresh_until,

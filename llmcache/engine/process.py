@@ -20,6 +20,7 @@ from llmcache.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from llmcache.engine.counts import Counts
     from llmcache.engine.runtime import Runtime
+    from llmcache.tenancy import Tenancy
 
 _lock = threading.Lock()
 _current: Runtime | None = None
@@ -50,14 +51,27 @@ def current_if_made() -> Runtime | None:
     return runtime
 
 
-def _make() -> Runtime:
-    global _current
+def tenancy() -> Tenancy | None:
+    """Return what the settings say of tenants, without making the runtime; errors as ``current``."""
+    _require_setup()
+    from llmcache import conf
+    from llmcache.tenancy import configured_tenancy
+
+    return configured_tenancy(conf.current())
+
+
+def _require_setup() -> None:
     if not django_settings.configured and "DJANGO_SETTINGS_MODULE" not in os.environ:
         raise ConfigurationError("Django has no settings: set DJANGO_SETTINGS_MODULE and call django.setup() first.")
     if not apps.ready:
         raise ConfigurationError("Django is not set up: call django.setup() before the first call to llmcache.")
     if not apps.is_installed("llmcache"):
         raise ConfigurationError("The app is not installed: add 'llmcache' to INSTALLED_APPS.")
+
+
+def _make() -> Runtime:
+    global _current
+    _require_setup()
     from llmcache import conf
     from llmcache.engine import isolation
     from llmcache.engine.runtime import Runtime

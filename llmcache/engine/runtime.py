@@ -23,7 +23,10 @@ from llmcache.money.writer import Writer
 from llmcache.plans import Plan, Plans
 from llmcache.prepared import PreparedCalls
 from llmcache.providers.openai_provider import OpenAIProvider
+from llmcache.sealing import seals_of
+from llmcache.tenancy import configured_tenancy
 from llmcache.tiers.configured import configured_tiers
+from llmcache.tiers.older_entries import OlderEntries
 
 _STOP_SECONDS: Final = 2.0
 
@@ -45,12 +48,17 @@ class Runtime:
         like: Runtime | None = None,
     ) -> None:
         self.settings = settings
+        self.tenancy = configured_tenancy(settings)
         self.clock = clock or Clock()
         self.test = test
         self.namespace = settings.namespace or _default_namespace()
         if test is not None:
             self.namespace = f"{self.namespace[: keys.MAX_NAMESPACE - len(test)]}{test}"
-        self.tiers = configured_tiers(settings, self.namespace, self.clock, test=test is not None)
+        self.seals = seals_of(settings.key_secrets)
+        self.tiers = configured_tiers(settings, self.namespace, self.clock, seal=self.seals[0], test=test is not None)
+        self.older_entries = (
+            OlderEntries(self.tiers, self.seals[1:], self.namespace, self.clock) if self.seals[1:] else None
+        )
         memory = self.tiers.memory
         self.memory = memory.store if memory else None
         self.memory_name = memory.name if memory else None
@@ -67,7 +75,7 @@ class Runtime:
             self.plans, self.prepared, self.prices = like.plans, like.prepared, like.prices
             self._providers = like._providers
         else:
-            self.plans = Plans()
+            self.plans = Plans(self.seals)
             self.prepared = PreparedCalls()
             self.prices = PriceBook(settings.prices)
             self._providers: dict[str, OpenAIProvider] = {}

@@ -34,6 +34,10 @@ class TierState:
     """How many operations have failed in this process."""
     error: str | None
     """The class name of the last fault."""
+    breaker: Literal["closed", "open"] = "closed"
+    """``open``: the store is left alone, without I/O, until it answers again."""
+    waits: int = 0
+    """How often an operation has waited for a connection that others had."""
 
 
 class ByteTier(Protocol):
@@ -88,9 +92,7 @@ class Health:
     def failed(self, error: Exception) -> None:
         """Count a fault; the first one after a success is logged as a warning."""
         with self._lock:
-            self.faults += 1
-            self.error = type(error).__name__
-            self.failed_at = next(_numbers)
+            self._count(error)
             changed, self._works = self._works, False
         if changed:
             logger.warning(
@@ -98,9 +100,19 @@ class Health:
                 self._tier,
                 self._operation,
                 type(error).__name__,
-                _said(error),
+                said_of(error),
                 self._meanwhile,
             )
+
+    def counted(self, error: Exception) -> None:
+        """Count a fault that says nothing of the next operation, or that somebody else logs."""
+        with self._lock:
+            self._count(error)
+
+    def _count(self, error: Exception) -> None:
+        self.faults += 1
+        self.error = type(error).__name__
+        self.failed_at = next(_numbers)
 
     def worked(self) -> None:
         """Note a success; the first one after a fault is logged. Takes no lock while all is well."""
@@ -112,12 +124,24 @@ class Health:
             logger.info("The tier %r can be %s again.", self._tier, self._operation)
 
 
-def _said(error: Exception) -> str:
-    # What follows the first line may be a row with its values, as some databases tell it.
+def said_of(error: Exception) -> str:
+    """Return what an error says, for a log: what follows its first line may be a row with its values."""
     return (str(error).splitlines() or [""])[0][:_SAID]
 
 
-def state_of(name: str, backend: str, shared: Shared, reads: Health, writes: Health) -> TierState:
-    """Return the state of a tier whose reads and writes have fared so."""
+def state_of(
+    name: str, backend: str, shared: Shared, reads: Health, writes: Health, *, left_alone: bool = False, waits: int = 0
+) -> TierState:
+    """Return the state of a tier whose reads and writes have fared so; one that is left alone does neither."""
     last = max(reads, writes, key=lambda health: health.failed_at)
-    return TierState(name, backend, shared, reads.works, writes.works, reads.faults + writes.faults, last.error)
+    return TierState(
+        name,
+        backend,
+        shared,
+        reads.works and not left_alone,
+        writes.works and not left_alone,
+        reads.faults + writes.faults,
+        last.error,
+        "open" if left_alone else "closed",
+        waits,
+    )

@@ -13,20 +13,9 @@ import weakref
 from collections import deque
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from django.core.cache import caches
-
-from llmcache.tiers import redis_bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Lent:
-    """A cache object, and its way to Redis where it has one."""
-
-    backend: Any
-    door: redis_bytes.Door | None
 
 
 class Backends:
@@ -34,27 +23,26 @@ class Backends:
 
     def __init__(self, alias: str) -> None:
         self._alias = alias
-        self._free: deque[Lent] = deque()
+        self._free: deque[Any] = deque()
         _all.add(self)
 
     @contextmanager
-    def borrowed(self) -> Generator[Lent]:
+    def borrowed(self) -> Generator[Any]:
         """Lend a cache object to the calling thread."""
         try:
-            lent = self._free.pop()
+            backend = self._free.pop()
         except IndexError:
             backend = caches.create_connection(self._alias)
-            lent = Lent(backend, redis_bytes.door_of(backend))
         free = self._free
         try:
-            yield lent
+            yield backend
         finally:
-            free.append(lent)
+            free.append(backend)
 
     def close(self) -> None:
         """Let the objects that nobody uses hang up; they may be used again."""
-        for lent in tuple(self._free):
-            lent.backend.close()
+        for backend in tuple(self._free):
+            backend.close()
 
     def reset_after_fork(self) -> None:
         """Leave the parent its objects: a child that talks on their sockets reads the parent's replies."""
@@ -63,7 +51,7 @@ class Backends:
 
 
 _all: weakref.WeakSet[Backends] = weakref.WeakSet()
-_left_to_parent: list[deque[Lent]] = []
+_left_to_parent: list[deque[Any]] = []
 """Kept for ever: a client that is thrown away may say goodbye, and the server would hang up on the parent."""
 
 

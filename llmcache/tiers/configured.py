@@ -18,18 +18,22 @@ from llmcache.backends import DiskCache, MemoryCache
 from llmcache.clock import Clock
 from llmcache.engine import isolation
 from llmcache.exceptions import ConfigurationError
+from llmcache.sealing import NO_SEAL, Seal
 from llmcache.tiers.base import ByteTier
-from llmcache.tiers.disk import DiskStore, DiskTier
+from llmcache.tiers.disk import DEFAULT_MAX_BYTES, DiskStore, DiskTier
 from llmcache.tiers.disk_folder import can_be_used
 from llmcache.tiers.django_tier import DjangoTier
 from llmcache.tiers.memory import MemoryStore, store_named
+from llmcache.tiers.redis_alias import is_redis
 from llmcache.tiers.stack import Closing, Held, MemoryTier, TierStack
 
 DEFAULT_MEMORY: Final = "memory"
 DEFAULT_DISK: Final = "disk"
 
 
-def configured_tiers(settings: conf.Settings, namespace: str, clock: Clock, *, test: bool = False) -> TierStack:
+def configured_tiers(
+    settings: conf.Settings, namespace: str, clock: Clock, *, seal: Seal = NO_SEAL, test: bool = False
+) -> TierStack:
     """Return the tiers in their order. Raises ``ConfigurationError`` for an alias that cannot be a tier.
 
     For a ``test`` memory is a new one, and what the project shares is a temporary folder instead.
@@ -44,7 +48,7 @@ def configured_tiers(settings: conf.Settings, namespace: str, clock: Clock, *, t
         making.add(alias)
     if settings.tiers is None and not aliases:
         making.add_folder(settings)
-    return TierStack(making.memory, tuple(making.below), namespace, clock, owned=tuple(making.owned))
+    return TierStack(making.memory, tuple(making.below), namespace, clock, seal=seal, owned=tuple(making.owned))
 
 
 def aliases_in_use(settings: conf.Settings) -> tuple[str, ...]:
@@ -85,7 +89,7 @@ class _Making:
             named = cast("MemoryStore[Held]", cast("MemoryCache", caches[alias]).store)
             self.memory = MemoryTier(alias, MemoryStore[Held](named.max_bytes) if self._test else named, path)
         elif self._test and not isolation.set_by_test(alias, "CACHES"):
-            self._add_store(alias, isolation.folder() / alias, path)
+            self._add_store(alias, isolation.folder() / alias, DEFAULT_MAX_BYTES, path)
         elif issubclass(backend, DiskCache):
             cache = cast("DiskCache", caches[alias])
             self.below.append(DiskTier(alias, cache.store, cache.make_key, backend=path))
@@ -100,10 +104,10 @@ class _Making:
         else:
             folder = settings.disk_path or conf.default_disk()
         if can_be_used(folder):
-            self._add_store(DEFAULT_DISK, folder)
+            self._add_store(DEFAULT_DISK, folder, settings.disk_bytes)
 
-    def _add_store(self, name: str, folder: Path, path: str = "disk folder") -> None:
-        store = DiskStore(folder, clock=self._clock.wall)
+    def _add_store(self, name: str, folder: Path, max_bytes: int, path: str = "disk folder") -> None:
+        store = DiskStore(folder, max_bytes=max_bytes, clock=self._clock.wall)
         self.owned.append(store)
         self.below.append(DiskTier(name, store, backend=path))
 
@@ -126,6 +130,10 @@ def _tier(alias: str, backend: type[Any]) -> DjangoTier:
         from llmcache.tiers.database_tier import DatabaseTier
 
         return DatabaseTier(alias, cast("BaseDatabaseCache", caches[alias]))
+    if is_redis(backend):
+        from llmcache.tiers.redis_tier import redis_tier
+
+        return redis_tier(alias, backend) or DjangoTier(alias, backend)
     return DjangoTier(alias, backend)
 
 

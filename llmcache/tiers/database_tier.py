@@ -61,9 +61,9 @@ class DatabaseTier(DjangoTier):
 
     def get(self, key: str) -> bytes | None:
         """Return the bytes under a key, or None."""
-        began = time.monotonic()
-        if began < self._rests_until:
+        if self._breaker.is_open:
             return None
+        began = time.monotonic()
         try:
             return self._reading.ask(partial(super().get, key), READ_SECONDS)
         except (LateError, queue.Full) as error:
@@ -101,9 +101,15 @@ class DatabaseTier(DjangoTier):
     def _delete(self, key: str) -> None:
         self._write_now(partial(super()._delete, key))
 
+    def _answers(self) -> bool:
+        # A read that comes back, with an answer or not; a write may have to wait for others' transactions.
+        self._reading.ask(partial(self._get, "llmcache-probe"), READ_SECONDS)
+        return True
+
     def _failed(self, health: Health, error: Exception, began: float) -> None:
-        # A write that was held up says nothing of how long the next read takes.
-        super()._failed(health, error, began if health is self._reads else time.monotonic())
+        # How long a caller has waited counts, and only for a read: a write that was held up says nothing of the next.
+        late = health is self._reads and isinstance(error, LateError)
+        super()._failed(health, error, began if late else time.monotonic())
 
     def _write_now(self, write: Callable[[], None]) -> None:
         alias = self._alias_to_write()

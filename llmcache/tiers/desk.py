@@ -20,6 +20,9 @@ MOST_WAITING: Final = 1_000
 class LateError(Exception):
     """The work has not been done in time."""
 
+    def __init__(self) -> None:
+        super().__init__("it was not done in time")
+
 
 class _Work(Generic[_T]):
     """A piece of work and what came of it."""

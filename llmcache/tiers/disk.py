@@ -10,14 +10,16 @@ import itertools
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from llmcache.tiers.base import Health, TierState, state_of
 from llmcache.tiers.disk_file import DiskFile
+from llmcache.tiers.disk_space import NOTE_AFTER, Space
 
 # Expiry is compared by SQLite: in a damaged row it may be of any type, and still compares.
-_GET: Final = "SELECT value FROM entries WHERE key = ? AND ifnull(expires, 9e999) > ?"
+_GET: Final = "SELECT value, used FROM entries WHERE key = ? AND ifnull(expires, 9e999) > ?"
 _SET: Final = (
     "INSERT INTO entries(key, value, expires, used) VALUES(?, ?, ?, ?) ON CONFLICT(key)"
     " DO UPDATE SET value = excluded.value, expires = excluded.expires, used = excluded.used"
@@ -29,6 +31,7 @@ _SWEEP: Final = "DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE e
 
 SWEEP_EVERY: Final = 1_000
 SWEEP_ROWS: Final = 1_000
+DEFAULT_MAX_BYTES: Final = 2**30
 REST_SECONDS: Final = 2.0
 """How long a tier is left alone after it was found locked."""
 
@@ -39,11 +42,15 @@ class DiskStore:
     The folder is made (0700) with the file at the first use; ``ConfigurationError`` then when it belongs to another
     user. A damaged file is set aside, with one warning, and begun anew: that is a miss. Every other fault raises
     ``sqlite3.Error`` or ``OSError``, and this thread's connection is opened anew at its next use. Where the file can
-    only be read, reads work. ``clock`` gives seconds since the epoch.
+    only be read, reads work. Above ``max_bytes`` what was not used for longest goes; each process that writes may
+    exceed them by a little. ``clock`` gives seconds since the epoch.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES, clock: Callable[[], float] = time.time
+    ) -> None:
         self._file = DiskFile(path)
+        self._space = Space(max_bytes)
         self._clock = clock
         self._writes = itertools.count(1)
 
@@ -52,28 +59,53 @@ class DiskStore:
         """The folder."""
         return self._file.folder
 
+    @property
+    def max_bytes(self) -> int:
+        """What the entries may take."""
+        return self._space.max_bytes
+
+    @max_bytes.setter
+    def max_bytes(self, max_bytes: int) -> None:
+        self._space.max_bytes = max_bytes
+
+    @property
+    def evicted(self) -> int:
+        """How many entries this process has evicted."""
+        return self._space.evicted
+
     def get(self, key: str) -> bytes | None:
         """Return the bytes under a key; None when there are none or their time has passed."""
-        rows, _ = self._execute(_GET, (key.encode(), self._clock()))
-        if not rows:
+        connection = self._file.connection()
+        parameters = key.encode(), self._clock()
+        try:
+            row = connection.row(_GET, parameters)
+        except sqlite3.Error as error:
+            if not self._file.recover(connection, error):
+                raise
+            row = self._file.connection().row(_GET, parameters)
+        if row is None:
             return None
-        value = rows[0][0]
+        value, used = row
+        now = parameters[1]
+        if type(used) is not int or now - used > NOTE_AFTER:
+            self._space.note(parameters[0], int(now))
         return value if type(value) is bytes else None
 
     def set(self, key: str, value: bytes, ttl_seconds: float | None) -> None:
         """Keep bytes for a time; None means no expiry, zero or less that they have expired at once."""
         _require_bytes(value)
-        if _is_over(ttl_seconds):
+        # What would push all others out is not kept.
+        if _is_over(ttl_seconds) or len(value) > self._space.max_bytes:
             self.delete(key)
         else:
-            self._write(_SET, self._row(key, value, ttl_seconds))
+            self._write(_SET, self._row(key, value, ttl_seconds), len(value))
 
     def add(self, key: str, value: bytes, ttl_seconds: float | None) -> bool:
         """Keep bytes unless there are some, in one step over all processes; return whether there were none."""
         _require_bytes(value)
-        if _is_over(ttl_seconds):
+        if _is_over(ttl_seconds) or len(value) > self._space.max_bytes:
             return self.get(key) is None
-        return self._write(_ADD, (*self._row(key, value, ttl_seconds), self._clock())) > 0
+        return self._write(_ADD, (*self._row(key, value, ttl_seconds), self._clock()), len(value)) > 0
 
     def touch(self, key: str, ttl_seconds: float | None) -> bool:
         """Give what is under a key another time to live; return whether there was something."""
@@ -99,7 +131,7 @@ class DiskStore:
     def _expires(self, ttl_seconds: float | None) -> float | None:
         return None if ttl_seconds is None else self._clock() + ttl_seconds
 
-    def _write(self, statement: str, parameters: tuple[Any, ...]) -> int:
+    def _write(self, statement: str, parameters: tuple[Any, ...], size: int = 0) -> int:
         # A folder that was removed, or a file that another process has set aside, can be written to for ever: a stat
         # costs 1 µs of 30.
         if not self._file.holds(self._file.connection()):
@@ -107,6 +139,9 @@ class DiskStore:
         _, changed = self._execute(statement, parameters)
         if next(self._writes) % SWEEP_EVERY == 0:
             self._execute(_SWEEP, (self._clock(), SWEEP_ROWS))
+        # The value is kept; to note uses and to make room can wait for the next write.
+        with suppress(sqlite3.OperationalError):
+            self._space.written(self._file.connection(), size)
         return changed
 
     def _execute(self, statement: str, parameters: tuple[Any, ...]) -> tuple[list[Any], int]:
@@ -132,13 +167,15 @@ def _require_bytes(value: object) -> None:
 _stores: dict[str, DiskStore] = {}
 
 
-def store_at(path: Path) -> DiskStore:
-    """Return the process's store of a folder, made at the first use.
+def store_at(path: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> DiskStore:
+    """Return the process's store of a folder, made at the first use; the budget is the one that was named last.
 
     Django makes a cache backend for each thread, and for each request under ASGI: connections have to outlive them.
     """
     # No lock: setdefault is one step for keys that are str, and a lock could be taken for ever in a forked child.
-    return _stores.get(str(path)) or _stores.setdefault(str(path), DiskStore(path))
+    store = _stores.get(str(path)) or _stores.setdefault(str(path), DiskStore(path))
+    store.max_bytes = max_bytes
+    return store
 
 
 class DiskTier:

@@ -70,11 +70,32 @@ class Connection:
             cursor = self._cursor.execute(statement, parameters)
             return cursor.fetchall(), cursor.rowcount
 
-    def shrink(self) -> None:
-        """Give the pages of removed rows back to the file system."""
+    def row(self, statement: str, parameters: tuple[Any, ...]) -> Any:
+        """Return the only row that a statement can give, or None; the statement has then ended."""
+        with self._lock:
+            return self._cursor.execute(statement, parameters).fetchone()
+
+    def rows(self, statement: str, parameters: tuple[Any, ...]) -> list[Any]:
+        """Return all rows that a statement gives; all, for one that is not read to its end holds the log up."""
+        with self._lock:
+            return self._cursor.execute(statement, parameters).fetchall()
+
+    def execute_all(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
+        """Carry a statement out for each row, in one transaction."""
+        with self._lock:
+            self._cursor.execute("BEGIN IMMEDIATE")
+            try:
+                self._cursor.executemany(statement, rows)
+            except BaseException:
+                self._cursor.execute("ROLLBACK")
+                raise
+            self._cursor.execute("COMMIT")
+
+    def shrink(self, pages: int = 0) -> None:
+        """Give the pages of removed rows back to the file system, at most so many; 0 means all."""
         with self._lock:
             # A script runs to its end; the module takes the first of the rows without columns for the last.
-            self._cursor.executescript("PRAGMA incremental_vacuum")
+            self._cursor.executescript(f"PRAGMA incremental_vacuum({pages:d})")
 
 
 def _close(sql: sqlite3.Connection, cursor: sqlite3.Cursor, lock: threading.Lock) -> None:

@@ -1,13 +1,14 @@
 """Any alias of ``CACHES`` as a tier: bytes through Django's cache interface.
 
 The alias says where, and under which keys (``KEY_PREFIX``, ``VERSION``, ``KEY_FUNCTION``). What its backend does with
-bytes is its own affair; only in Redis they lie as they are, see ``redis_bytes``. Whatever comes back that is no bytes
+bytes is its own affair; only in Redis they lie as they are, see ``redis_tier``. Whatever comes back that is no bytes
 is a miss, and the envelope tells the rest.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import time
 from typing import Any, Final
 
@@ -16,14 +17,15 @@ from django.core.cache.backends.filebased import FileBasedCache
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.cache.backends.memcached import BaseMemcachedCache
 
-from llmcache.tiers import redis_bytes
 from llmcache.tiers.base import Health, Shared, TierState, state_of
 from llmcache.tiers.borrowed import Backends
+from llmcache.tiers.breaker import Breaker, is_refused
+from llmcache.tiers.redis_alias import is_redis
 
-REST_SECONDS: Final = 2.0
-"""How long a tier is left alone after a fault that took long."""
 SLOW_SECONDS: Final = 0.2
 """From when on a fault has taken long: each operation after it would, and calls would wait for every one."""
+PROBE_KEPT_SECONDS: Final = 60
+"""How long a value is kept that tells whether a cache works again."""
 LONGEST_SECONDS: Final = 5 * 365 * 86_400.0
 """What is to be kept for longer is kept without end: Memcached counts to 2038, a date ends with the year 9999."""
 
@@ -38,7 +40,7 @@ class DjangoTier:
         self._backends = Backends(alias)
         self._reads = Health(alias, "read", "Answers that are in it count as not cached.")
         self._writes = Health(alias, "written", "New answers are not kept in it.")
-        self._rests_until = 0.0
+        self._breaker = Breaker(alias, self._answers)
 
     @property
     def faults(self) -> int:
@@ -47,13 +49,15 @@ class DjangoTier:
 
     def state(self) -> TierState:
         """Return how the tier has fared in this process; asks nobody."""
-        return state_of(self.name, self._backend, self._shared, self._reads, self._writes)
+        return state_of(
+            self.name, self._backend, self._shared, self._reads, self._writes, left_alone=self._breaker.is_open
+        )
 
     def get(self, key: str) -> bytes | None:
         """Return the bytes under a key, or None."""
-        began = time.monotonic()
-        if began < self._rests_until:
+        if self._breaker.is_open:
             return None
+        began = time.monotonic()
         try:
             value = self._get(key)
         except Exception as error:  # noqa: BLE001  # of whatever library the alias is made of
@@ -67,9 +71,9 @@ class DjangoTier:
     def set(self, key: str, value: bytes, ttl_seconds: float | None) -> None:
         """Keep bytes for a time; None means no expiry."""
         require_bytes(value)
-        began = time.monotonic()
-        if began < self._rests_until:
+        if self._breaker.is_open:
             return
+        began = time.monotonic()
         try:
             # Not above zero, rather than zero or less: that is true of NaN too.
             if ttl_seconds is not None and not ttl_seconds > 0:
@@ -95,34 +99,36 @@ class DjangoTier:
 
     def close(self) -> None:
         """Close this process's connections; the next use opens one."""
+        self._breaker.retire()
         self._backends.close()
 
     def _get(self, key: str) -> object:
-        with self._backends.borrowed() as lent:
-            if lent.door is not None:
-                return redis_bytes.get(lent.door, lent.backend, key)
+        with self._backends.borrowed() as backend:
             # None can be kept, but not by us: it is a miss like everything that is no bytes.
-            return lent.backend.get(key)
+            return backend.get(key)
 
     def _set(self, key: str, value: bytes, ttl_seconds: float | None) -> None:
-        with self._backends.borrowed() as lent:
-            if lent.door is not None:
-                redis_bytes.put(lent.door, lent.backend, key, value, ttl_seconds)
-            else:
-                lent.backend.set(key, value, whole_seconds(ttl_seconds))
+        with self._backends.borrowed() as backend:
+            backend.set(key, value, whole_seconds(ttl_seconds))
 
     def _delete(self, key: str) -> None:
-        with self._backends.borrowed() as lent:
-            if lent.door is not None:
-                redis_bytes.remove(lent.door, lent.backend, key)
-            else:
-                lent.backend.delete(key)
+        with self._backends.borrowed() as backend:
+            backend.delete(key)
+
+    def _answers(self) -> bool:
+        # Some clients keep quiet about a server that is down: what was just written has to come back.
+        key, value = f"llmcache-probe-{os.urandom(8).hex()}", b"llmcache"
+        self._set(key, value, PROBE_KEPT_SECONDS)
+        found = self._get(key)
+        self._delete(key)
+        return found == value
 
     def _failed(self, health: Health, error: Exception, began: float) -> None:
-        health.failed(error)
-        now = time.monotonic()
-        if now - began > SLOW_SECONDS:
-            self._rests_until = now + REST_SECONDS
+        if is_refused(error) or time.monotonic() - began > SLOW_SECONDS:
+            health.counted(error)
+            self._breaker.trip(error)
+        else:
+            health.failed(error)
 
 
 def require_bytes(value: object) -> None:
@@ -148,6 +154,6 @@ def shared_by(backend: type[Any]) -> Shared:
         return "process"
     if issubclass(backend, FileBasedCache) or any(base.__module__.startswith("diskcache.") for base in backend.__mro__):
         return "machine"
-    if issubclass(backend, BaseMemcachedCache) or redis_bytes.is_redis(backend):
+    if issubclass(backend, BaseMemcachedCache) or is_redis(backend):
         return "network"
     return "unknown"

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from llmcache import envelope, keys
 from llmcache.clock import Clock
 from llmcache.envelope import Entry
+from llmcache.sealing import NO_SEAL, Seal
 from llmcache.tiers.base import ByteTier, TierState
 from llmcache.tiers.django_tier import DjangoTier
 from llmcache.tiers.memory import MemoryStore
@@ -66,8 +67,7 @@ class MemoryTier:
     backend: str = "memory"
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """An entry and the tier it was found in."""
 
     entry: Entry
@@ -96,11 +96,13 @@ class TierStack:
         namespace: str,
         clock: Clock,
         *,
+        seal: Seal = NO_SEAL,
         owned: tuple[Closing, ...] = (),
     ) -> None:
         self.memory = memory
         self.below = below
         self._namespace = namespace
+        self._seal = seal
         self._clock = clock
         self._owned = owned
 
@@ -138,18 +140,20 @@ class TierStack:
 
     def read(self, key: bytes, max_age: float) -> Found | None:
         """Return the fastest tier's entry that has not expired and is younger than ``max_age`` seconds."""
-        found = self.read_memory(key, max_age)
-        if found is not None:
-            return found
-        name = keys.storage_key(self._namespace, key)
+        return self.read_memory(key, max_age) or self.read_below(key, max_age)
+
+    def read_below(self, key: bytes, max_age: float) -> Found | None:
+        """Return what ``read`` does where memory has nothing."""
+        name = self._name(key)
         for depth, tier in enumerate(self.below):
             data = tier.get(name)
             if data is None:
                 continue
-            entry = envelope.decode(data, key)
+            entry = envelope.decode(data, key, secret=self._seal.mac)
             now = self._clock.wall()
             if entry is not None and now < entry.fresh_until and -_CLOCK_SKEW <= now - entry.written_at < max_age:
-                self._promote(entry, name, data, depth)
+                if depth or self.memory is not None:
+                    self._promote(entry, name, data, depth)
                 return Found(entry, tier.name)
         return None
 
@@ -162,12 +166,12 @@ class TierStack:
     def write(self, entry: Entry, rest: bytes, request: bytes | None = None) -> None:
         """Keep an entry and, beside it, the completion without its answer and the request, in every tier."""
         left = self._left(entry)
-        name, more = keys.storage_key(self._namespace, entry.key), keys.supplement_key(self._namespace, entry.key)
+        name, more = self._name(entry.key), self._more(entry.key)
         supplement = self._supplement(entry, rest, request)
         # Memory first: a caller of this process that looks again after this flight has landed finds it there.
         self._hold(entry, None if self.below else supplement)
         if self.below:
-            data = envelope.encode(entry)
+            data = envelope.encode(entry, secret=self._seal.mac)
             for tier in self.below:
                 tier.set(more, supplement, left)
                 tier.set(name, data, left)
@@ -182,9 +186,14 @@ class TierStack:
         part = self._read_supplement(entry)
         return None if part is None else part.facts() or None
 
+    def read_beside(self, entry: Entry) -> tuple[bytes, bytes] | None:
+        """Return, as they were kept, the completion without its answer and the request; None when they are gone."""
+        part = self._read_supplement(entry)
+        return None if part is None else (part.answer, part.meta)
+
     def places(self, key: bytes) -> list[Place]:
         """Return what each tier holds under a key now, fastest first. Reads every one of them."""
-        name = keys.storage_key(self._namespace, key)
+        name = self._name(key)
         found = [self._place(tier.name, tier.get(name), key) for tier in self.below]
         if self.memory is None:
             return found
@@ -194,10 +203,16 @@ class TierStack:
         left = held.expires - self._clock.monotonic()
         return [self._lies(self.memory.name, held.entry, left), *found]
 
+    def _name(self, key: bytes) -> str:
+        return keys.storage_key(self._namespace, key, self._seal.id)
+
+    def _more(self, key: bytes) -> str:
+        return keys.supplement_key(self._namespace, key, self._seal.id)
+
     def _place(self, tier: str, data: bytes | None, key: bytes) -> Place:
         if data is None:
             return Place(tier, None, "absent")
-        entry = envelope.decode(data, key)
+        entry = envelope.decode(data, key, secret=self._seal.mac)
         if entry is None:
             return Place(tier, None, "damaged")
         return self._lies(tier, entry, entry.fresh_until - self._clock.wall())
@@ -209,7 +224,7 @@ class TierStack:
         if self.memory is not None and not self.below:
             held = self.memory.store.get(entry.key)
             return None if held is None else self._decoded(held.supplement, entry)
-        more = keys.supplement_key(self._namespace, entry.key)
+        more = self._more(entry.key)
         for tier in self.below:
             part = self._decoded(tier.get(more), entry)
             if part is not None:
@@ -219,10 +234,10 @@ class TierStack:
     def _supplement(self, entry: Entry, rest: bytes, request: bytes | None) -> bytes:
         times = entry.written_at, entry.fresh_until, entry.stale_until
         part = Entry(entry.key, rest, *times, meta=b"{}" if request is None else request)
-        return envelope.encode(part, flags=envelope.SUPPLEMENT)
+        return envelope.encode(part, flags=envelope.SUPPLEMENT, secret=self._seal.mac)
 
     def _decoded(self, data: bytes | None, entry: Entry) -> Entry | None:
-        part = envelope.decode(data, entry.key, flags=envelope.SUPPLEMENT)
+        part = envelope.decode(data, entry.key, flags=envelope.SUPPLEMENT, secret=self._seal.mac)
         # Another time means another completion: the two parts were written by different calls.
         return part if part is not None and part.written_at == entry.written_at else None
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import redis
 from asgiref.sync import async_to_sync
 from django.core.cache import caches
+from django.db import connections, transaction
 from django.test import override_settings
 from pydantic import BaseModel
 
@@ -22,7 +24,7 @@ from llmcache.tiers.configured import tier_of
 from llmcache.tiers.django_tier import DjangoTier
 from tests.cache_servers import MemcachedServer, RedisServer
 from tests.conftest import JournalReader, MovedClock, child_environment, llmcache_settings
-from tests.contract.aliases import ALIAS, DJANGO, KINDS, aliases, in_caches
+from tests.contract.aliases import ALIAS, DATABASE, DJANGO, KINDS, aliases, in_caches
 
 
 class Person(BaseModel):
@@ -186,53 +188,6 @@ def test_a_dummy_keeps_nothing_and_fails_nothing(provider: Sandbox) -> None:
     assert (state.shared, state.faults) == ("process", 0)
 
 
-@pytest.mark.parametrize("backend", ["django_redis.cache.RedisCache", f"{DJANGO}.redis.RedisCache"])
-def test_a_redis_that_stops_and_comes_back(
-    backend: str, provider: Sandbox, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    given = {"BACKEND": backend, "LOCATION": redis_server.url}
-    with in_caches(shared=given), llmcache_settings(TIERS=[ALIAS]), caplog.at_level("INFO", logger="llmcache.tiers"):
-        llmcache.extract("Ada", Person)
-        redis_server.stop()
-        try:
-            assert [llmcache.extract_with_info("Ada", Person).outcome for _ in range(3)] == ["miss"] * 3
-            (state,) = process.current().tiers.states()
-            assert (state.reads, state.writes, state.error) == (False, False, "ConnectionError")
-            assert state.faults >= 6
-        finally:
-            redis_server.start()
-        assert [llmcache.extract_with_info("Ada", Person).outcome for _ in range(2)] == ["miss", "hit"]
-        (state,) = process.current().tiers.states()
-        assert (state.reads, state.writes) == (True, True)
-        process.install(None)
-    said = [record.getMessage().split(":")[0] for record in caplog.records]
-    assert said == [
-        "The tier 'shared' cannot be read",
-        "The tier 'shared' cannot be written",
-        "The tier 'shared' can be written again.",
-        "The tier 'shared' can be read again.",
-    ]
-
-
-def test_a_redis_that_stands_still_holds_up_one_operation(provider: Sandbox, redis_server: RedisServer) -> None:
-    options = {"SOCKET_TIMEOUT": 0.25, "SOCKET_CONNECT_TIMEOUT": 0.25}
-    # A query of its own: django-redis shares a pool, with its limits, among all aliases of one address.
-    given = {
-        "BACKEND": "django_redis.cache.RedisCache",
-        "LOCATION": f"{redis_server.url}?client_name=still",
-        "OPTIONS": options,
-    }
-    with in_caches(shared=given), llmcache_settings(TIERS=[ALIAS]):
-        redis_server.freeze()
-        try:
-            assert [llmcache.extract_with_info("Ada", Person).outcome for _ in range(3)] == ["miss"] * 3
-        finally:
-            redis_server.thaw()
-        (state,) = process.current().tiers.states()
-        assert (state.faults, state.error) == (1, "TimeoutError")
-        process.install(None)
-
-
 # The client leaves a connection behind for each that it opens anew.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_memcached_that_stops_and_comes_back(
@@ -249,16 +204,50 @@ def test_a_memcached_that_stops_and_comes_back(
         memcached_server.stop()
         try:
             assert [llmcache.extract_with_info("Ada", Person).outcome for _ in range(4)] == ["miss"] * 4
-            assert process.current().tiers.states()[0].faults > 0
+            (state,) = process.current().tiers.states()
+            assert state.faults > 0
+            assert (state.breaker, state.error) == ("open", "ConnectionRefusedError")
         finally:
             memcached_server.start()
+        deadline = time.monotonic() + 60
+        while process.current().tiers.states()[0].breaker == "open":
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         outcomes = [llmcache.extract_with_info("Ada", Person).outcome for _ in range(6)]
         assert outcomes[-1] == "hit"
         process.install(None)
         caches.close_all()
-    said = [record.getMessage().split(":")[0] for record in caplog.records]
-    assert said[:2] == ["The tier 'shared' cannot be read", "The tier 'shared' cannot be written"]
-    assert len(said) == 4
+    said = [record.getMessage().split(":")[0].removeprefix("The tier 'shared' ") for record in caplog.records]
+    # The connection that was open is a fault of its own, before the one that is refused.
+    assert [line for line in said if "reached" in line] == ["cannot be reached", "can be reached again."]
+    assert len(said) <= 4
+
+
+def test_a_database_that_holds_up_reads_is_left_alone_meanwhile(
+    request: pytest.FixtureRequest, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with aliases(request, tmp_path) as make, in_caches(shared=make.settings("database on PostgreSQL")):
+        tier = tier_of(ALIAS)
+        assert isinstance(tier, DjangoTier)
+        tier.set("key", b"value", 60)
+        tier.drain(30)
+        assert tier.get("key") == b"value"
+        with (
+            caplog.at_level("INFO", logger="llmcache.tiers"),
+            transaction.atomic(DATABASE),
+            connections[DATABASE].cursor() as cursor,
+        ):
+            cursor.execute('LOCK TABLE "llm cache" IN ACCESS EXCLUSIVE MODE')
+            assert [tier.get("key") for _ in range(5)] == [None] * 5
+            assert (tier.state().breaker, tier.state().faults, tier.state().error) == ("open", 1, "LateError")
+        deadline = time.monotonic() + 60
+        while tier.state().breaker == "open":
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert tier.get("key") == b"value"
+        tier.close()
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("The tier 'shared' cannot be reached: LateError: it was not done in time. Calls go on ")
 
 
 def test_a_value_that_memcached_does_not_take_is_dropped_and_counted(

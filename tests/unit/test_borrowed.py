@@ -30,7 +30,7 @@ def test_the_same_object_serves_one_user_after_the_other(backends: Backends) -> 
     with backends.borrowed() as second:
         pass
     assert first is second
-    assert first.backend is not caches["default"]
+    assert first is not caches["default"]
 
 
 def test_two_users_at_once_have_two(backends: Backends) -> None:
@@ -52,10 +52,10 @@ def test_a_forked_child_has_objects_of_its_own_and_leaves_the_parents_open(backe
     if child == 0:
         with backends.borrowed() as after:
             own = after is not before
-        os._exit(0 if own and before.backend.closed == 0 else 1)
+        os._exit(0 if own and before.closed == 0 else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     backends.close()
-    assert before.backend.closed == 1
+    assert before.closed == 1
 
 
 def test_asynchronous_calls_of_one_context_share_no_client(sandbox: Sandbox) -> None:

@@ -1,16 +1,20 @@
 """The system checks: what is wrong is said before the first call, with what to do."""
 
+import asyncio
+import base64
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.checks import run_checks
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.test import override_settings
 
-from llmcache.checks import check_llmcache, check_tables
+from llmcache.checks import TAG, check_llmcache, check_tables
 from tests.conftest import llmcache_settings
 
+SECRET = base64.b64encode(bytes(range(32, 64))).decode()
 GOOD: dict[str, Any] = {"PROVIDERS": {"openai": {"api_key": "x"}}}
 
 
@@ -81,6 +85,28 @@ def test_an_unknown_key_without_a_neighbour() -> None:
         ("TIME_ZONE", "\0"),
         ("TIME_ZONE", "x" * 10_000),
         ("TIME_ZONE", 1),
+        ("KEY_SECRETS", "secret"),
+        ("KEY_SECRETS", {"1": SECRET}),
+        ("KEY_SECRETS", [SECRET]),
+        ("KEY_SECRETS", [("1",)]),
+        ("KEY_SECRETS", [(1, SECRET)]),
+        ("KEY_SECRETS", [("No Good", SECRET)]),
+        ("KEY_SECRETS", [("x" * 17, SECRET)]),
+        ("KEY_SECRETS", [("1", None)]),
+        ("KEY_SECRETS", [("1", SECRET.encode())]),
+        ("KEY_SECRETS", [("1", "not base64 at all, but long enough for anything")]),
+        ("KEY_SECRETS", [("1", "é" * 43)]),
+        ("KEY_SECRETS", [("1", base64.b64encode(bytes(range(31))).decode())]),
+        ("KEY_SECRETS", [("1", base64.b64encode(bytes(range(65))).decode())]),
+        ("KEY_SECRETS", [("1", base64.b64encode(b"x" * 32).decode())]),
+        ("KEY_SECRETS", [("1", SECRET), ("2", SECRET)]),
+        ("KEY_SECRETS", [("1", SECRET), ("1", base64.b64encode(bytes(range(64, 96))).decode())]),
+        ("TENANT", "current"),
+        ("TENANT", "shop tenants.current"),
+        ("TENANT", 1),
+        ("TENANT", asyncio.sleep),
+        ("TENANT_REQUIRED", 1),
+        ("TENANT_REQUIRED", None),
         ("NAMESPACE", "No Good"),
         ("VERSION", 2),
         ("MAX_TEXT_BYTES", 0),
@@ -98,6 +124,29 @@ def test_a_value_that_cannot_be_used(name: str, value: Any) -> None:
     assert check == "llmcache.E002"
     assert message.startswith(f"LLMCACHE[{name!r}]")
     assert hint.startswith("It takes")
+    assert SECRET[:8] not in message + hint
+
+
+@pytest.mark.parametrize("place", ["SECRET_KEY", "SECRET_KEY_FALLBACKS"])
+@pytest.mark.parametrize("key", [SECRET, base64.b64decode(SECRET).decode("ascii")])
+def test_a_secret_that_is_djangos_own(place: str, key: str) -> None:
+    other = ("2", base64.b64encode(bytes(range(64, 96))).decode())
+    assert found(KEY_SECRETS=[other, ("1", SECRET)]) == []
+    with override_settings(**{place: key if place == "SECRET_KEY" else ["x", key]}):
+        ((check, message, hint),) = found(KEY_SECRETS=[other, ("1", SECRET)])
+    assert check == "llmcache.E009"
+    assert "'1'" in message
+    assert SECRET[:8] not in message + hint
+
+
+def test_a_deployment_without_secrets_is_told_what_that_means() -> None:
+    def told(**changes: Any) -> list[str | None]:
+        with llmcache_settings(**{**GOOD, **changes}):
+            return [each.id for each in run_checks(tags=[TAG], include_deployment_checks=True)]
+
+    assert told() == ["llmcache.W011"]
+    assert told(KEY_SECRETS=[("1", SECRET)]) == []
+    assert told(KEY_SECRETS=[("1", "short")]) == ["llmcache.E002"]
 
 
 def test_settings_that_are_no_dict() -> None:

@@ -1,7 +1,8 @@
 """A cache of Django's as a tier: what is said of its faults, and for how long it is asked to keep things."""
 
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 from django.test import override_settings
@@ -37,6 +38,34 @@ def test_a_client_that_keeps_quiet_about_its_server(
         state = tier.state()
         assert (state.reads, state.writes) == (True, True)
         assert [record.levelname for record in caplog.records][2:] == ["INFO", "INFO"]
+
+
+def test_a_client_that_keeps_quiet_does_not_pass_for_a_server_that_is_back(
+    quiet: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> bool:
+        raise ConnectionRefusedError("nobody is there")
+
+    monkeypatch.setattr(Quiet, "silent", True)
+    tier = tier_of("default")
+    with monkeypatch.context() as patch:
+        patch.setattr(Quiet, "_lost", refuse)
+        assert tier.get("key") is None
+    asked = Quiet.operations
+    until(lambda: Quiet.operations >= asked + 9)
+    assert tier.state().breaker == "open"
+    monkeypatch.setattr(Quiet, "down", False)
+    until(lambda: tier.state().breaker == "closed")
+    tier.set("key", b"value", None)
+    assert tier.get("key") == b"value"
+    assert tier.state().faults == 1
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def test_only_the_first_line_of_an_error_is_logged(
