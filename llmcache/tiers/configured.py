@@ -92,7 +92,7 @@ class _Making:
             self._add_store(alias, isolation.folder() / alias, DEFAULT_MAX_BYTES, path)
         elif issubclass(backend, DiskCache):
             cache = cast("DiskCache", caches[alias])
-            self.below.append(DiskTier(alias, cache.store, cache.make_key, backend=path))
+            self._add_disk(DiskTier(alias, cache.store, cache.make_key, backend=path))
         else:
             self.below.append(made := _tier(alias, backend))
             self.owned.append(made)
@@ -108,8 +108,12 @@ class _Making:
 
     def _add_store(self, name: str, folder: Path, max_bytes: int, path: str = "disk folder") -> None:
         store = DiskStore(folder, max_bytes=max_bytes, clock=self._clock.wall)
+        self._add_disk(DiskTier(name, store, backend=path))
         self.owned.append(store)
-        self.below.append(DiskTier(name, store, backend=path))
+
+    def _add_disk(self, tier: DiskTier) -> None:
+        self.below.append(tier)
+        self.owned.append(tier)
 
 
 def tier_of(alias: str) -> ByteTier:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llmcache.tiers.base import Health, TierState, state_of
+from llmcache.tiers.breaker import Breaker
 from llmcache.tiers.disk_file import DiskFile
 from llmcache.tiers.disk_space import NOTE_AFTER, Space
 
@@ -32,8 +33,8 @@ _SWEEP: Final = "DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE e
 SWEEP_EVERY: Final = 1_000
 SWEEP_ROWS: Final = 1_000
 DEFAULT_MAX_BYTES: Final = 2**30
-REST_SECONDS: Final = 2.0
-"""How long a tier is left alone after it was found locked."""
+_PROBE: Final = "llmcache-probe"
+"""A key under which nothing lies."""
 
 
 class DiskStore:
@@ -199,7 +200,7 @@ class DiskTier:
         self._make_key = make_key
         self._reads = Health(name, "read", "Answers that are on it count as not cached.")
         self._writes = Health(name, "written", "New answers are not kept on it.")
-        self._rests_until = 0.0
+        self._breaker = Breaker(name, self._answers)
 
     @property
     def faults(self) -> int:
@@ -208,11 +209,13 @@ class DiskTier:
 
     def state(self) -> TierState:
         """Return how the tier has fared in this process; no I/O."""
-        return state_of(self.name, self._backend, "machine", self._reads, self._writes)
+        return state_of(
+            self.name, self._backend, "machine", self._reads, self._writes, left_alone=self._breaker.is_open
+        )
 
     def get(self, key: str) -> bytes | None:
         """Return the bytes under a key, or None."""
-        if self._rests():
+        if self._breaker.is_open:
             return None
         try:
             value = self._store.get(self._key(key))
@@ -224,7 +227,7 @@ class DiskTier:
 
     def set(self, key: str, value: bytes, ttl_seconds: float | None) -> None:
         """Keep bytes for a time; None means no expiry."""
-        if self._rests():
+        if self._breaker.is_open:
             return
         try:
             self._store.set(self._key(key), value, ttl_seconds)
@@ -242,14 +245,22 @@ class DiskTier:
         else:
             self._writes.worked()
 
-    def _rests(self) -> bool:
-        return time.monotonic() < self._rests_until
+    def close(self) -> None:
+        """Ask no more whether the file can be used again; the store is its maker's to close."""
+        self._breaker.retire()
+
+    def _answers(self) -> bool:
+        # A write: beside one that holds the file, reads work.
+        self._store.delete(_PROBE)
+        return True
 
     def _failed(self, health: Health, error: Exception) -> None:
-        health.failed(error)
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            # Somebody holds the file, and each operation would wait for it again: calls go on without for a while.
-            self._rests_until = time.monotonic() + REST_SECONDS
+            # Somebody holds the file, and each operation would wait for it again.
+            health.counted(error)
+            self._breaker.trip(error)
+        else:
+            health.failed(error)
 
     def _key(self, key: str) -> str:
         return key if self._make_key is None else self._make_key(key)

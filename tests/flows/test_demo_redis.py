@@ -7,8 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import pytest
 from tests.flows.newcomer import ROOT, environment, manage
 from tests.flows.test_demo import cells, number
 from tests.flows.test_serve import serving
+from tests.waiting import until
 
 LINE = "1 1/4 cups cooked and pureed fresh butternut squash, or 1 10-ounce package frozen squash, defrosted"
 
@@ -24,13 +24,6 @@ def demo(var: Path, **more: str) -> subprocess.CompletedProcess[str]:
     done = manage(var, "demo", "--requests", "40", **more)
     assert done.returncode == 0, done.stderr
     return done
-
-
-def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.01)
 
 
 def processes(folder: Path) -> dict[int, str]:

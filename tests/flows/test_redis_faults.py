@@ -24,6 +24,7 @@ from llmcache.tiers.redis_tier import RedisTier
 from tests.cache_servers import RedisServer, SentinelServer
 from tests.conftest import llmcache_settings
 from tests.contract.aliases import ALIAS, in_caches
+from tests.waiting import until
 
 DJANGO_REDIS = "django_redis.cache.RedisCache"
 DJANGO = "django.core.cache.backends.redis.RedisCache"
@@ -78,13 +79,6 @@ def outcome() -> str:
 def state() -> TierState:
     (only,) = process.current().tiers.states()
     return only
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _DEADLINE
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def until_closed() -> None:

@@ -3,13 +3,13 @@
 import gc
 import os
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from llmcache.tiers import breaker
 from llmcache.tiers.breaker import Breaker, is_refused
+from tests.waiting import until
 
 _DEADLINE = 30.0
 WHY = "cannot be reached: ConnectionRefusedError: nobody."
@@ -28,13 +28,6 @@ class Store:
         if self.raises is not None and not self.works:
             raise self.raises
         return self.works
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _DEADLINE
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def probers() -> list[threading.Thread]:

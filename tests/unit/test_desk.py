@@ -3,22 +3,15 @@
 import os
 import queue
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from llmcache.tiers import desk as desks
 from llmcache.tiers.desk import Desk, LateError
+from tests.waiting import until
 
 DEADLINE = 20.0
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 """A cache of Django's as a tier: what is said of its faults, and for how long it is asked to keep things."""
 
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from django.test import override_settings
@@ -11,6 +10,7 @@ from llmcache.exceptions import ConfigurationError
 from llmcache.tiers.configured import tier_of
 from llmcache.tiers.django_tier import whole_seconds
 from tests.unit.odd_caches import Quiet
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -59,13 +59,6 @@ def test_a_client_that_keeps_quiet_does_not_pass_for_a_server_that_is_back(
     tier.set("key", b"value", None)
     assert tier.get("key") == b"value"
     assert tier.state().faults == 1
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_only_the_first_line_of_an_error_is_logged(
