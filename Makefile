@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test pictures test-matrix lint bench bench-pages clean
+.PHONY: help install demo serve test pictures test-matrix lint bench bench-peers bench-pages clean
 
 help:
 	@echo 'make install   make .venv with the package and its development tools'
@@ -14,7 +14,8 @@ help:
 	@echo 'make test      format, lint, types, migrations and all tests'
 	@echo 'make pictures  make the pictures of the pages in docs/images anew'
 	@echo 'make test-matrix   run a choice of the tests on every Python, Django and pydantic that is supported'
-	@echo 'make bench     measure hits, misses and imports against their floors'
+	@echo 'make bench     measure hits, misses and imports against their floors, and hits beside other caches'
+	@echo 'make bench-peers   the part of make bench that measures other caches, in environments of their own'
 	@echo 'make bench-pages   measure the pages over a ledger of 1,000,000 calls; some minutes'
 	@echo 'make clean     remove .venv and var'
 
@@ -56,6 +57,11 @@ test-matrix:
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.peers
+
+# `make bench-peers PEERS='--rounds 2 --no-files'` is a look at it.
+bench-peers: $(READY)
+	$(BIN)/python -m benchmarks.peers $(PEERS)
 
 bench-pages: $(READY)
 	$(BIN)/python -m benchmarks.pages
