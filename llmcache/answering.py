@@ -66,6 +66,7 @@ async def aanswer(
     *,
     needs_completion: bool = False,
     needs_rest: bool = False,
+    looked: bool = False,
 ) -> Done:
     """Do as ``answer``, in the background loop."""
     began = now.clock.monotonic()
@@ -75,7 +76,7 @@ async def aanswer(
     call = make() if known else await workers.files.run(make)
     if needs_completion:
         await workers.files.run(partial(_load, call))
-    answered = await _answered(now, call, AsyncioPort(now, errand), needs_rest)
+    answered = await _answered(now, call, AsyncioPort(now, errand), needs_rest, looked=looked)
     return Done(answered, call, now.clock.monotonic() - began, now.clock.wall())
 
 

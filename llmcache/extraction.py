@@ -5,13 +5,13 @@ from __future__ import annotations
 # The public twin raises where there is no loop, which would cost a hit 0.3 µs.
 from asyncio import _get_running_loop as running_loop  # pyright: ignore[reportPrivateUsage]
 from collections.abc import Callable, Collection, Coroutine
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from copy import deepcopy
 from dataclasses import InitVar, dataclass
 from datetime import timedelta
 from decimal import Decimal
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NoReturn, TypeVar
 
 from asgiref.sync import markcoroutinefunction
 from pydantic import ValidationError
@@ -37,6 +37,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _Away = Callable[[], Coroutine[Any, Any, Done]]
 """Has a call answered in the background."""
+
+
+class _Unread(NamedTuple):
+    """A call that memory does not answer, and nobody has looked further."""
+
+    now: Runtime
+    prepared: Prepared
+    key: bytes
+
 
 _NO_HIT: Final = object()
 _LOOKED: Final = object()
@@ -267,9 +276,14 @@ class Extractor:
             value = _NO_HIT if now is None else _hit(now, content, response_model, options, params, in_memory=True)
         except Exception as error:  # noqa: BLE001  # what goes wrong is raised where the call is awaited
             return _raised(error)
-        if value is not _NO_HIT:
-            return _given(value)
-        return _value(_away(content, response_model, options, params))
+        if value is _NO_HIT:
+            return _value(_away(content, response_model, options, params))
+        if type(value) is _Unread:
+            context = copy_context()
+            return _read(
+                value, context, lambda: _carried(now, context, content, response_model, options, params, looked=True)
+            )
+        return _given(value)
 
     @markcoroutinefunction
     def aextract_with_completion(
@@ -411,7 +425,7 @@ def _hit(
     memory = now.memory
     held = None if memory is None else memory.get(key)
     if held is None:
-        return _NO_HIT if in_memory else _hit_below(now, prepared, key)
+        return _Unread(now, prepared, key) if in_memory else _hit_below(now, prepared, key)
     clock = now.monotonic()
     if clock >= held.expires or clock - held.written >= prepared.max_age:
         return _NO_HIT
@@ -435,6 +449,25 @@ def _hit_below(now: Runtime, prepared: Prepared, key: bytes) -> Any:
     return value
 
 
+async def _read(unread: _Unread, context: Context, others: Callable[[], _Away]) -> Any:
+    """Return what ``_hit_below`` does, read without holding up the loop; where nothing is found, what ``others`` give.
+
+    It takes no text, so that its frame shows none.
+    """
+    now, prepared = unread.now, unread.prepared
+    found = await now.tiers.aread_below(unread.key, prepared.max_age) if now.tiers.below else None
+    if found is not None:
+        try:
+            value = context.run(prepared.validate, found.entry.answer)
+        except ValidationError:
+            # Who asks looks once more, and says why.
+            pass
+        else:
+            now.counts.count(prepared.tally_below(found))
+            return value
+    return await _value(others())
+
+
 def _raise_async_context(name: str) -> NoReturn:
     raise AsyncContext(
         f"llmcache.{name}() was called in a thread whose event loop is running, and would stop it. "
@@ -444,8 +477,6 @@ def _raise_async_context(name: str) -> NoReturn:
 
 def _away(content: Any, response_model: Any, options: tuple[Any, ...], params: dict[str, Any], **needs: bool) -> _Away:
     """Return what has a call answered in the background; all that the call depends on is read here and now."""
-    from llmcache.engine import background
-
     try:
         now = process.current_if_made()
         tenancy = process.tenancy() if now is None else now.tenancy
@@ -453,12 +484,26 @@ def _away(content: Any, response_model: Any, options: tuple[Any, ...], params: d
             options = tenancy.named(options)
     except Exception as error:  # noqa: BLE001  # raised where the call is awaited
         return partial(_raised, error)
+    return _carried(now, copy_context(), content, response_model, options, params, **needs)
+
+
+def _carried(
+    now: Runtime | None,
+    context: Context,
+    content: Any,
+    response_model: Any,
+    options: tuple[Any, ...],
+    params: dict[str, Any],
+    **needs: bool,
+) -> _Away:
+    from llmcache.engine import background
+
     given = (content, response_model, tuple(map(_own, options)), {name: _own(params[name]) for name in params})
 
     def start(errand: Errand[Done]) -> Coroutine[Any, Any, Done]:
         return background.answer(now, errand, *given, **needs)
 
-    return partial(background.run, start, copy_context(), _seconds(now, options))
+    return partial(background.run, start, context, _seconds(now, options))
 
 
 def _own(value: Any) -> Any:

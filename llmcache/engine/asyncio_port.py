@@ -57,8 +57,12 @@ class AsyncioPort(PortBase):
         found = tiers.read_memory(call.key, call.max_age)
         if found is not None or not tiers.below:
             return found
+        older = self._runtime.older_entries
         with self._spending:
-            return await workers.files.run(partial(self.read_tiers, call))
+            found = await tiers.aread_below(call.key, call.max_age)
+            if found is not None or older is None:
+                return found
+            return await workers.files.run(partial(older.find, call.key, call.older_keys, call.max_age))
 
     async def read_rest(self, entry: Entry) -> bytes | None:
         with self._spending:

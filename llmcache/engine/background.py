@@ -172,6 +172,8 @@ async def _end(seconds: float) -> None:
     for errand in list(_errands):
         errand.break_off()
     await _until_none_is_left(_LATE_SECONDS)
+    # What tiers keep open in this loop they close with it.
+    await asyncio.get_running_loop().shutdown_asyncgens()
 
 
 async def _until_none_is_left(seconds: float) -> None:

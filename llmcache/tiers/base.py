@@ -41,7 +41,10 @@ class TierState:
 
 
 class ByteTier(Protocol):
-    """A store of bytes that cannot fail a call: a fault is a miss, counted, and logged once per change of state."""
+    """A store of bytes that cannot fail a call: a fault is a miss, counted, and logged once per change of state.
+
+    One that can be asked in an event loop itself has ``aget`` beside ``get``; any other is asked by a thread.
+    """
 
     @property
     def name(self) -> str:

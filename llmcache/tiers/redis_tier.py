@@ -11,18 +11,22 @@ import math
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Final
 
 from redis.exceptions import ConnectionError as NotReachedError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as TooLateError
 
+from llmcache import workers
 from llmcache.tiers import spending
 from llmcache.tiers.base import Health, TierState, state_of
 from llmcache.tiers.breaker import Breaker
 from llmcache.tiers.django_tier import DjangoTier, require_bytes
 from llmcache.tiers.redis_alias import RedisAlias, redis_alias
+from llmcache.tiers.redis_loops import Connections, LoopConnections, LoopStoodStillError
 from llmcache.tiers.redis_pool import SOCKET_SECONDS, limited
+from llmcache.tiers.spending import Spending
 
 CALL_SECONDS: Final = 0.5
 """How much time of one call the operations may take together."""
@@ -48,6 +52,7 @@ class _Server:
     def __init__(self, tier: str, pool: Any) -> None:
         # In a forked child it begins anew by itself, and closes nothing of its parent's.
         self.pool = pool
+        self.loops = LoopConnections(pool)
         self.breaker = Breaker(tier, self._answers)
 
     def ask(self, *command: Any, seconds: float = SOCKET_SECONDS) -> Any:
@@ -106,7 +111,7 @@ class RedisTier(DjangoTier):
             self._reads,
             self._writes,
             left_alone=any(server.breaker.is_open for server in servers),
-            waits=sum(server.pool.pool.waits for server in servers),
+            waits=sum(server.pool.pool.waits + server.loops.waits for server in servers),
         )
 
     def get(self, key: str) -> bytes | None:
@@ -116,6 +121,24 @@ class RedisTier(DjangoTier):
             return None
         try:
             value = _ask(server, "GET", name)
+        except Exception as error:  # noqa: BLE001  # the client's, and the system's
+            self._fault(self._reads, server, error)
+            return None
+        self._reads.worked()
+        return value if type(value) is bytes else None
+
+    async def aget(self, key: str) -> bytes | None:
+        """Do as ``get``, awaited, and never hold up the loop."""
+        server, name = self._place(key)
+        if server.breaker.is_open:
+            return None
+        try:
+            connections = await server.loops.here()
+            if connections is None:
+                return await workers.files.run(partial(self.get, key))
+            value = await _aask(server, connections, "GET", name)
+        except LoopStoodStillError:
+            return await workers.files.run(partial(self.get, key))
         except Exception as error:  # noqa: BLE001  # the client's, and the system's
             self._fault(self._reads, server, error)
             return None
@@ -153,6 +176,7 @@ class RedisTier(DjangoTier):
         for server in self._servers.values():
             server.breaker.retire()
             server.pool.disconnect(inuse_connections=False)
+            server.loops.close()
 
     def _place(self, key: str) -> tuple[_Server, str]:
         name = self._name_of(key)
@@ -164,7 +188,8 @@ class RedisTier(DjangoTier):
         if isinstance(error, (NotReachedError, TooLateError, OSError)):
             health.counted(error)
             server.breaker.trip(error)
-        elif str(error).startswith(_WRONG_TYPE):
+        elif str(error).startswith(_WRONG_TYPE) or server.breaker.is_open:
+            # Of the next key it says nothing, or it is what others have met and logged.
             health.counted(error)
         else:
             health.failed(error)
@@ -185,9 +210,28 @@ def _ask(server: _Server, *command: Any) -> Any:
     if account is None:
         return server.ask(*command)
     began = time.monotonic()
+    reply = server.ask(*command, seconds=_left(account))
+    _spend(account, server, time.monotonic() - began)
+    return reply
+
+
+async def _aask(server: _Server, connections: Connections, *command: Any) -> Any:
+    """Do as ``_ask``, awaited."""
+    account = spending.of_this_call()
+    if account is None:
+        return await connections.ask(*command)
+    began = time.monotonic()
+    reply = await connections.ask(*command, seconds=min(_left(account), SOCKET_SECONDS))
+    _spend(account, server, time.monotonic() - began)
+    return reply
+
+
+def _left(account: Spending) -> float:
     # Something is left in any case: what was paid for is to be kept by a server that is quick again.
-    reply = server.ask(*command, seconds=max(CALL_SECONDS - account.seconds, _LEAST_SECONDS))
-    account.seconds += time.monotonic() - began
+    return max(CALL_SECONDS - account.seconds, _LEAST_SECONDS)
+
+
+def _spend(account: Spending, server: _Server, seconds: float) -> None:
+    account.seconds += seconds
     if account.seconds >= CALL_SECONDS:
         server.breaker.trip(TooSlowError(f"the operations of one call took {account.seconds:.2f} s"))
-    return reply

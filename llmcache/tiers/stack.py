@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
-from llmcache import envelope, keys
+from llmcache import envelope, keys, workers
 from llmcache.clock import Clock
 from llmcache.envelope import Entry
 from llmcache.sealing import NO_SEAL, Seal
@@ -142,10 +143,10 @@ class TierStack:
         """Return the fastest tier's entry that has not expired and is younger than ``max_age`` seconds."""
         return self.read_memory(key, max_age) or self.read_below(key, max_age)
 
-    def read_below(self, key: bytes, max_age: float) -> Found | None:
-        """Return what ``read`` does where memory has nothing."""
+    def read_below(self, key: bytes, max_age: float, start: int = 0) -> Found | None:
+        """Return what ``read`` does where memory has nothing, nor the first ``start`` of the other tiers."""
         name = self._name(key)
-        for depth, tier in enumerate(self.below):
+        for depth, tier in enumerate(self.below[start:], start):
             data = tier.get(name)
             if data is None:
                 continue
@@ -156,6 +157,27 @@ class TierStack:
                     self._promote(entry, name, data, depth)
                 return Found(entry, tier.name)
         return None
+
+    async def aread_below(self, key: bytes, max_age: float) -> Found | None:
+        """Do as ``read_below``, awaited: in the running loop if the fastest of these tiers can, or in a thread."""
+        first: Any = self.below[0]
+        if not hasattr(first, "aget"):
+            return await workers.files.run(partial(self.read_below, key, max_age))
+        data = await first.aget(self._name(key))
+        entry = None if data is None else self._usable(data, key, max_age)
+        if entry is not None:
+            self._hold(entry, None)
+            return Found(entry, first.name)
+        if len(self.below) > 1:
+            return await workers.files.run(partial(self.read_below, key, max_age, start=1))
+        return None
+
+    def _usable(self, data: bytes, key: bytes, max_age: float) -> Entry | None:
+        entry = envelope.decode(data, key, secret=self._seal.mac)
+        if entry is None:
+            return None
+        now = self._clock.wall()
+        return entry if now < entry.fresh_until and -_CLOCK_SKEW <= now - entry.written_at < max_age else None
 
     def _promote(self, entry: Entry, name: str, data: bytes, depth: int) -> None:
         left = self._left(entry)
