@@ -14,7 +14,7 @@ help:
 	@echo 'make test      format, lint, types, migrations and all tests'
 	@echo 'make pictures  make the pictures of the pages in docs/images anew'
 	@echo 'make test-matrix   run a choice of the tests on every Python, Django and pydantic that is supported'
-	@echo 'make bench     measure hits, misses and imports against their floors, and hits beside other caches'
+	@echo 'make bench     measure hits, misses, faults and memory against floors and targets, and hits beside other caches'
 	@echo 'make bench-peers   the part of make bench that measures other caches, in environments of their own'
 	@echo 'make bench-pages   measure the pages over a ledger of 1,000,000 calls; some minutes'
 	@echo 'make clean     remove .venv and var'

@@ -14,6 +14,7 @@ The way of one call, and the modules in its order:
     sealing       what a secret does to keys, names and bytes
     engine        the policy (every decision, no I/O), the ports that carry it out in the caller's thread or in the
                   background loop, flights, what a process holds
+    invalidation  what must not be served any more, by decision; the engine keeps the log of it and asks it
     tiers         memory over stores of bytes
     envelope      the bytes of an entry
     providers     the body that is sent, the schema in it, the attempt itself
@@ -61,8 +62,10 @@ from llmcache.extraction import (
     extract_with_info,
 )
 from llmcache.flushing import aflush, flush
+from llmcache.invalidation import Invalidated, ainvalidate, aundo, invalidate, undo
 from llmcache.money.estimates import SavingsEstimate, estimate_savings
 from llmcache.money.reports import Stats, astats, stats
+from llmcache.tiers.base import TierState
 
 __version__ = "0.1.0"
 
@@ -77,6 +80,7 @@ __all__ = [
     "InputTooLarge",
     "InvalidRequest",
     "InvalidText",
+    "Invalidated",
     "LLMCacheError",
     "LedgerFull",
     "NotCached",
@@ -90,6 +94,7 @@ __all__ = [
     "SavingsEstimate",
     "Stats",
     "TenantMissing",
+    "TierState",
     "Truncated",
     "UnsupportedType",
     "ValidationFailed",
@@ -97,11 +102,15 @@ __all__ = [
     "aextract_with_completion",
     "aextract_with_info",
     "aflush",
+    "ainvalidate",
     "astats",
+    "aundo",
     "estimate_savings",
     "extract",
     "extract_with_completion",
     "extract_with_info",
     "flush",
+    "invalidate",
     "stats",
+    "undo",
 ]

@@ -20,6 +20,7 @@ from llmcache.engine.call import Answered, Call, Done
 from llmcache.engine.counts import tally_of
 from llmcache.engine.policy import Port, resolve
 from llmcache.engine.ports import BlockingPort, run
+from llmcache.engine.predicates import Facts
 from llmcache.engine.runtime import Runtime
 from llmcache.exceptions import LLMCacheError
 from llmcache.loading import first_time
@@ -139,7 +140,7 @@ def _keep_prepared(
         return
     found = now.prepared.get(lookup)
     if found is None or found.plan is not call.plan:
-        now.prepared.keep(lookup, Prepared(call.plan, call.scope, call.max_age, call.tenant, now.memory_name))
+        now.prepared.keep(lookup, Prepared(call.plan, call.scope, call.max_age, call.facts, now.memory_name))
 
 
 @sensitive_variables()
@@ -191,5 +192,13 @@ def checked(
         tags=tags,
         tenant=tenant,
         subject=subject,
+        facts=Facts(
+            tenant,
+            () if subject is None else tuple(seal.subject_hash(subject) for seal in now.seals),
+            plan.response.name,
+            plan.model,
+            tags,
+            plan.kind,
+        ),
         older_keys=plan.older_keys(scope, data),
     )

@@ -6,6 +6,7 @@ on machines that never call a provider.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import sys
 from collections.abc import Sequence
@@ -15,12 +16,15 @@ from typing import Any
 from django.apps import AppConfig
 from django.conf import settings as django_settings
 from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.encoding import force_bytes
 
 from llmcache import conf, setting_values
 from llmcache.exceptions import ConfigurationError
 from llmcache.tenancy import configured_tenancy
 from llmcache.tiers.disk import DiskStore
 from llmcache.tiers.disk_folder import writable
+from llmcache.tiers.redis_alias import is_redis, reads_replicas, require_reachable
 
 TAG = "llmcache"
 
@@ -134,8 +138,7 @@ def _tenants(settings: conf.Settings) -> list[checks.CheckMessage]:
 
 
 def _secrets(settings: conf.Settings) -> list[checks.CheckMessage]:
-    others = [django_settings.SECRET_KEY, *django_settings.SECRET_KEY_FALLBACKS]
-    known = {each.encode() for each in others if isinstance(each, str)} | {*map(setting_values.secret_bytes, others)}
+    djangos = _djangos_secrets() if settings.key_secrets else set[bytes | None]()
     return [
         checks.Error(
             f"LLMCACHE['KEY_SECRETS'] has Django's SECRET_KEY as its secret {each.id!r}: who learns one has the other.",
@@ -143,8 +146,18 @@ def _secrets(settings: conf.Settings) -> list[checks.CheckMessage]:
             id="llmcache.E009",
         )
         for each in settings.key_secrets
-        if each.secret in known
+        if each.secret in djangos
     ]
+
+
+def _djangos_secrets() -> set[bytes | None]:
+    """Return Django's secrets as they are, and as base64 would be read."""
+    found: list[Any] = [*django_settings.SECRET_KEY_FALLBACKS]
+    # Django raises where there is none, and many a command needs none.
+    with contextlib.suppress(ImproperlyConfigured):
+        found.append(django_settings.SECRET_KEY)
+    texts = [each.decode("latin-1") if isinstance(each, bytes) else str(each) for each in found]
+    return {*map(force_bytes, found), *map(setting_values.secret_bytes, texts)}
 
 
 def _misspelt() -> list[checks.CheckMessage]:
@@ -205,6 +218,8 @@ def _tier(alias: str) -> list[checks.CheckMessage]:
                 id="llmcache.W008",
             )
         ]
+    if is_redis(backend.__class__):
+        return _redis(alias)
     options: dict[str, Any] = caches.settings[alias].get("OPTIONS", {})
     if isinstance(backend, (BaseDatabaseCache, FileBasedCache)) and "MAX_ENTRIES" not in options:
         return [
@@ -216,6 +231,30 @@ def _tier(alias: str) -> list[checks.CheckMessage]:
             )
         ]
     return []
+
+
+def _redis(alias: str) -> list[checks.CheckMessage]:
+    try:
+        require_reachable(alias)
+    except Exception as error:  # noqa: BLE001  # of whatever is wrong with its settings, and may show a password
+        return [
+            checks.Error(
+                f"CACHES[{alias!r}] tells of no Redis that can be reached ({type(error).__name__}).",
+                hint=f"Look at CACHES[{alias!r}]['LOCATION'] and ['OPTIONS'].",
+                id="llmcache.E003",
+            )
+        ]
+    if not reads_replicas(alias):
+        return []
+    return [
+        checks.Warning(
+            f"CACHES[{alias!r}] has several servers, and a backend or client of your own that reads from any of them: "
+            "what was just written may not be there yet, and is paid for again.",
+            hint="Name the primary alone, or use a backend and client of Django's or django-redis's own: of those, "
+            "llmcache reads the primary.",
+            id="llmcache.W012",
+        )
+    ]
 
 
 def _memory_alone(aliases: Sequence[str]) -> list[checks.CheckMessage]:

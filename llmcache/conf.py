@@ -66,6 +66,8 @@ class Settings:
     max_value_bytes: int
     prices: Mapping[str, tuple[DatedPrice, ...]]
     time_zone: str | None
+    recheck: float
+    recheck_grace: float
     keep_requests: str
     key_secrets: tuple[KeySecret, ...]
     tenant: Callable[[], object] | str | None
@@ -226,6 +228,20 @@ OPTIONS: tuple[Option, ...] = (
         "The time zone whose days and months the dashboard counts; None is Django's TIME_ZONE.",
     ),
     Option(
+        "RECHECK",
+        1.0,
+        seconds(none=False, zero=True, most=3_600.0),
+        "seconds or timedelta",
+        "How often a process asks whether entries were invalidated; 0 asks the database at every call.",
+    ),
+    Option(
+        "RECHECK_GRACE",
+        60.0,
+        seconds(none=False, zero=True, most=1e6),
+        "seconds or timedelta",
+        "How long entries are served while nobody can tell whether they were invalidated.",
+    ),
+    Option(
         "KEEP_REQUESTS",
         "tier",
         one_of("tier", "no"),
@@ -281,6 +297,8 @@ def read(raw: Any) -> Settings:
     """
     values, wrong = _read(raw)
     if wrong:
+        # A page of Django's errors shows the variables of each frame: no secret may be among them.
+        del raw, values
         first = wrong[0]
         raise ConfigurationError(f"{first.message} {first.hint}".strip())
     return Settings(**values)

@@ -19,11 +19,12 @@ from pydantic import ValidationError
 from llmcache import request
 from llmcache.engine import process
 from llmcache.engine.call import Answered, Done, Outcome, Reason
+from llmcache.engine.log_copy import Judge
 from llmcache.envelope import UNKNOWN_COST
 from llmcache.exceptions import AsyncContext, LLMCacheError
 from llmcache.money.pricing import dollars
 from llmcache.money.usage import Usage
-from llmcache.prepared import lookup_of
+from llmcache.prepared import tagged
 from llmcache.request import NOT_GIVEN, CacheUse, NotGiven
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from llmcache.engine.runtime import Runtime
     from llmcache.plans import Plan
     from llmcache.prepared import Prepared
+    from llmcache.tiers.stack import Held
 
 T = TypeVar("T")
 _Away = Callable[[], Coroutine[Any, Any, Done]]
@@ -45,6 +47,8 @@ class _Unread(NamedTuple):
     now: Runtime
     prepared: Prepared
     key: bytes
+    is_confirmed: bool
+    """Whether what is known of invalidations is recent; memory was not looked into otherwise."""
 
 
 _NO_HIT: Final = object()
@@ -153,10 +157,11 @@ class Extractor:
 
         A hit in memory takes some microseconds, does no I/O and takes no lock.
         """
-        options = (
-            *(model, system, kind, ttl, tenant, subject, tags, version, variant, cache, timeout),
-            *(max_retries, max_reasks, unkeyed),
-        )
+        # One display: put together of two, it takes 0.2 µs more.
+        # fmt: off
+        options = (model, system, kind, ttl, tenant, subject, tags, version, variant, cache, timeout,
+                   max_retries, max_reasks, unkeyed)
+        # fmt: on
         if not self._plain:
             options, params = self._merged(options, params)
         if running_loop() is not None:
@@ -263,10 +268,11 @@ class Extractor:
         once. Every other call is answered in a thread of llmcache's own, in a copy of this context; who stops waiting
         loses nothing that is paid for. The type's validators run inside an event loop, here or there.
         """
-        options = (
-            *(model, system, kind, ttl, tenant, subject, tags, version, variant, cache, timeout),
-            *(max_retries, max_reasks, unkeyed),
-        )
+        # One display: put together of two, it takes 0.2 µs more.
+        # fmt: off
+        options = (model, system, kind, ttl, tenant, subject, tags, version, variant, cache, timeout,
+                   max_retries, max_reasks, unkeyed)
+        # fmt: on
         if not self._plain:
             options, params = self._merged(options, params)
         try:
@@ -280,9 +286,14 @@ class Extractor:
             return _value(_away(content, response_model, options, params))
         if type(value) is _Unread:
             context = copy_context()
-            return _read(
-                value, context, lambda: _carried(now, context, content, response_model, options, params, looked=True)
-            )
+
+            def again() -> Any:
+                return _hit(value.now, content, response_model, options, params, in_memory=True)
+
+            def others(looked: bool) -> _Away:
+                return _carried(now, context, content, response_model, options, params, looked=looked)
+
+            return _read(value, context, again, others)
         return _given(value)
 
     @markcoroutinefunction
@@ -410,8 +421,11 @@ def _hit(
 
     This is the way of nearly all calls, so it does nothing that another way can do: whatever is unusual is no hit.
     """
-    prepared = now.prepared.get(lookup_of(response_model, options, params))
-    if prepared is None or type(content) is not str or not prepared.plan.response.current():
+    try:
+        prepared = now.prepared.get(tagged(response_model, options, params))
+    except Exception:  # noqa: BLE001  # what cannot be hashed is not looked up
+        return _NO_HIT
+    if prepared is None or type(content) is not str or not prepared.current():
         return _NO_HIT
     try:
         data = content.encode()
@@ -422,11 +436,16 @@ def _hit(
     state = prepared.state.copy()
     state.update(data)
     key = state.digest()
+    clock, log = now.monotonic(), now.log
+    if clock >= log.good_until:
+        if in_memory:
+            return _Unread(now, prepared, key, is_confirmed=False)
+        if not log.confirm() or log.has_own:
+            return _NO_HIT
     memory = now.memory
     held = None if memory is None else memory.get(key)
-    if held is None:
-        return _Unread(now, prepared, key) if in_memory else _hit_below(now, prepared, key)
-    clock = now.monotonic()
+    if held is None or (held.epoch != log.epoch and _is_void(now, prepared, key, held)):
+        return _Unread(now, prepared, key, is_confirmed=True) if in_memory else _hit_below(now, prepared, key)
     if clock >= held.expires or clock - held.written >= prepared.max_age:
         return _NO_HIT
     try:
@@ -437,25 +456,54 @@ def _hit(
     return value
 
 
+def _is_void(now: Runtime, prepared: Prepared, key: bytes, held: Held) -> bool:
+    epoch = now.log.epoch
+    if not prepared.view(now.log, key).admits(held.entry.seen):
+        return True
+    held.epoch = epoch
+    return False
+
+
+def _judge(now: Runtime, prepared: Prepared, key: bytes) -> Judge | None:
+    view = prepared.view(now.log, key)
+    return Judge(view) if view.rows else None
+
+
 def _hit_below(now: Runtime, prepared: Prepared, key: bytes) -> Any:
-    found = now.tiers.read_below(key, prepared.max_age)
+    # Nearly always nothing is void: one comparison in place of four calls.
+    judge = None if prepared.free_at == now.log.epoch else _judge(now, prepared, key)
+    found = now.tiers.open_below(key, prepared.max_age, judge)
     if found is None:
         return _LOOKED
+    opened, tier = found
+    answer = opened[0]
     try:
-        value = prepared.validate(found.entry.answer)
+        value = prepared.validate(answer)
     except ValidationError:
         return _NO_HIT
-    now.counts.count(prepared.tally_below(found))
+    now.counts.count(prepared.tally_opened(key, opened, tier))
     return value
 
 
-async def _read(unread: _Unread, context: Context, others: Callable[[], _Away]) -> Any:
+async def _read(unread: _Unread, context: Context, again: Callable[[], Any], others: Callable[[bool], _Away]) -> Any:
     """Return what ``_hit_below`` does, read without holding up the loop; where nothing is found, what ``others`` give.
 
     It takes no text, so that its frame shows none.
     """
-    now, prepared = unread.now, unread.prepared
-    found = await now.tiers.aread_below(unread.key, prepared.max_age) if now.tiers.below else None
+    now, prepared, key = unread.now, unread.prepared, unread.key
+    if not unread.is_confirmed:
+        from llmcache import workers
+
+        if not await workers.files.run(now.log.confirm):
+            return await _value(others(False))
+        value = context.run(again)
+        if type(value) is not _Unread:
+            return await _value(others(False)) if value is _NO_HIT else value
+        if not value.is_confirmed:
+            # A change of this context's own, which those who look at all of it know of.
+            return await _value(others(False))
+    judge = _judge(now, prepared, key)
+    found = await now.tiers.aread_below(key, prepared.max_age, judge) if now.tiers.below else None
     if found is not None:
         try:
             value = context.run(prepared.validate, found.entry.answer)
@@ -465,7 +513,7 @@ async def _read(unread: _Unread, context: Context, others: Callable[[], _Away]) 
         else:
             now.counts.count(prepared.tally_below(found))
             return value
-    return await _value(others())
+    return await _value(others(True))
 
 
 def _raise_async_context(name: str) -> NoReturn:

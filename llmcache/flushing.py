@@ -33,6 +33,7 @@ def flush(timeout: float = 5.0) -> bool:
     seconds = request.duration(timeout)
     require_no_loop("flush")
     now = process.current()
+    now.require_database()
     if now.test is not None:
         return _flush_test(now)
     return not _is_inside_transaction(now) and now.writer.flush(seconds)

@@ -117,10 +117,20 @@ def storage_key(namespace: str, key: bytes, secret_id: str | None = None) -> str
 
     The braces make Redis Cluster put an entry, its supplement and its lease into one slot.
     """
+    return f"{storage_prefix(namespace, secret_id)}{key.hex()}}}"
+
+
+def storage_prefix(namespace: str, secret_id: str | None) -> str:
+    """Return what comes before the key in all names of one namespace and secret; a closing brace comes after it."""
     by = "" if secret_id is None else f"{secret_id}:"
-    return f"llmcache:{namespace}:{KEY_FORMAT}:{by}{{{key.hex()}}}"
+    return f"llmcache:{namespace}:{KEY_FORMAT}:{by}{{"
 
 
 def supplement_key(namespace: str, key: bytes, secret_id: str | None = None) -> str:
     """Return the name under which lies what a hit does not need."""
     return storage_key(namespace, key, secret_id) + ":more"
+
+
+def board_key(namespace: str) -> str:
+    """Return the name under which processes leave the state of the invalidation log for each other."""
+    return f"llmcache:{namespace}:{KEY_FORMAT}:log"

@@ -19,6 +19,8 @@ from llmcache.money.pricing import PICO, dollars
 MAX_KIND = 100
 MAX_NAME = 200
 """Characters of a model, a type's name, a tenant or an id of the provider's; what is longer is cut."""
+MAX_CONDITION = 1_000
+"""Characters of a condition, which is never cut: it would be about others."""
 
 
 class _Tokens(models.Model):
@@ -242,6 +244,47 @@ class SchemaVersion(models.Model):
 
     def __str__(self) -> str:
         return f"{self.response_type} {self.fingerprint[:12]}"
+
+
+class Invalidation(models.Model):
+    """One line of the invalidation log: the answers that meet all its conditions are void.
+
+    But for those whose makers had seen it before they asked. An empty condition is none; without any it is about all.
+    Rows are made and undone, never changed otherwise.
+    """
+
+    # What entries hold of it: sixteen bytes at random, in hex.
+    uid = models.CharField(_("id"), max_length=32, unique=True, editable=False)
+    namespace = models.CharField(_("name space"), max_length=64)
+    key = models.CharField(_("key"), max_length=64, blank=True)
+    tenant = models.CharField(_("tenant"), max_length=MAX_CONDITION, blank=True)
+    subject_hash = models.CharField(_("subject's hash"), max_length=64, blank=True)
+    response_type = models.CharField(_("response type"), max_length=MAX_CONDITION, blank=True)
+    model = models.CharField(_("model"), max_length=MAX_CONDITION, blank=True)
+    tag = models.CharField(_("tag"), max_length=MAX_CONDITION, blank=True)
+    kind = models.CharField(_("kind"), max_length=MAX_KIND, blank=True)
+    # The ids of rows with the same conditions that were there when it was made: it stands for them too.
+    supersedes = models.JSONField(_("supersedes"), default=list)
+    made_at = models.DateTimeField(_("made at"))
+    made_by = models.CharField(_("made by"), max_length=MAX_NAME, blank=True)
+    reason = models.CharField(_("reason"), max_length=500, blank=True)
+    active = models.BooleanField(_("in force"), default=True)
+    undone_at = models.DateTimeField(_("undone at"), null=True)
+    undone_by = models.CharField(_("undone by"), max_length=MAX_NAME, blank=True)
+
+    class Meta:
+        verbose_name = _("invalidation")
+        verbose_name_plural = _("invalidations")
+        ordering: ClassVar[list[str]] = ["-pk"]
+        default_permissions = ("view", "add")
+        permissions: ClassVar[list[tuple[str, str]]] = [("undo_invalidation", "Can undo invalidations")]
+        indexes: ClassVar[list[models.Index]] = [
+            # What each process counts once a second is in it, and needs no row.
+            models.Index(fields=["namespace", "active", "id"], name="llmcache_invalidation_state"),
+        ]
+
+    def __str__(self) -> str:
+        return self.uid[:12]
 
 
 class _Sums(models.Model):

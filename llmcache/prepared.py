@@ -12,9 +12,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from llmcache.engine.counts import Tally, tally_of
+from llmcache.engine.log_copy import NOTHING, Valid, View, view_of
+from llmcache.envelope import UNKNOWN_COST
 from llmcache.request import NONE_GIVEN, NotGiven
 
 if TYPE_CHECKING:
+    from llmcache.engine.log import Log
+    from llmcache.engine.predicates import Facts
+    from llmcache.envelope import Opened
     from llmcache.keys import HashState
     from llmcache.plans import Plan
     from llmcache.tiers.stack import Found, Held
@@ -30,17 +35,49 @@ _PLAIN: Final = frozenset({str, int, float, bool, type(None), timedelta, NotGive
 class Prepared:
     """A plan under a scope, with the age that an answer may have."""
 
-    __slots__ = ("_below", "max_age", "memory", "plan", "state", "tenant", "validate")
+    __slots__ = (
+        "_below",
+        "_facts",
+        "_void",
+        "current",
+        "free_at",
+        "max_age",
+        "memory",
+        "plan",
+        "state",
+        "tenant",
+        "validate",
+    )
 
-    def __init__(self, plan: Plan, scope: bytes, max_age: float, tenant: str | None, memory: str | None) -> None:
+    def __init__(self, plan: Plan, scope: bytes, max_age: float, facts: Facts, memory: str | None) -> None:
         self.plan = plan
         self.state: HashState = plan.state.copy()
         self.state.update(scope)
         self.max_age = max_age
         self.validate = plan.validate
-        self.tenant = tenant
+        self.current = plan.response.current
+        self.tenant = facts.tenant
         self.memory = memory
-        self._below: dict[tuple[bytes, float, str], Tally] = {}
+        self._facts = facts
+        self._void: tuple[int, tuple[Valid, ...]] = (-1, ())
+        self.free_at = -1
+        """The epoch of the log at which no row was about any of these calls."""
+        self._below: dict[bytes, tuple[float, str, Tally]] = {}
+
+    def view(self, log: Log, key: bytes) -> View:
+        """Return the rows of the invalidation log that are in force for one of these calls."""
+        epoch, rows = self._void
+        if epoch != log.epoch:
+            # Read before the rows are: what changes meanwhile is looked at again.
+            epoch = log.epoch
+            rows = log.shared.about(self._facts)
+            self._void = epoch, rows
+        shared = log.shared
+        if not rows and not shared.names_keys:
+            self.free_at = epoch
+            return NOTHING
+        keyed = shared.about_key(key, self._facts)
+        return view_of((*rows, *keyed)) if rows or keyed else NOTHING
 
     def tally(self, held: Held) -> Tally:
         """Return what a hit of this entry is counted as, made at the first."""
@@ -49,14 +86,19 @@ class Prepared:
 
     def tally_below(self, found: Found) -> Tally:
         """Return what a hit in another tier is counted as."""
-        entry = found.entry
-        known = entry.key, entry.written_at, found.tier
-        tally = self._below.get(known)
-        if tally is None:
-            tally = tally_of(self.plan.kind, self.plan.model, self.tenant, found.tier, "hit", entry)
-            if len(self._below) >= MAX_TALLIES_BELOW:
-                self._below.clear()
-            self._below[known] = tally
+        return self.tally_opened(found.entry.key, found.entry.opened(), found.tier)
+
+    def tally_opened(self, key: bytes, opened: Opened, tier: str) -> Tally:
+        """Do as ``tally_below`` for what was opened under a key."""
+        _, written_at, _, _, cost, latency_ms, _ = opened
+        known = self._below.get(key)
+        if known is not None and known[0] == written_at and known[1] == tier:
+            return known[2]
+        known_cost = None if cost == UNKNOWN_COST else cost
+        tally = Tally(self.plan.kind, self.plan.model, self.tenant, tier, "hit", key, known_cost, latency_ms)
+        if len(self._below) >= MAX_TALLIES_BELOW:
+            self._below.clear()
+        self._below[key] = written_at, tier, tally
         return tally
 
 
@@ -85,21 +127,30 @@ class PreparedCalls:
 
 
 def lookup_of(response_model: Any, options: tuple[Any, ...], params: dict[str, Any]) -> Hashable:
-    """Return what a call with these arguments is found by; None when it cannot be found.
+    """Return what a call with these arguments is kept under; None when it must not be kept.
 
     Only arguments of the plain types are looked up: a subclass may call different values equal, and what lies in a
     tuple is not tagged with its type.
+    """
+    if not _PLAIN.issuperset((*map(type, options), *map(type, params.values()))):
+        return None
+    return tagged(response_model, options, params)
+
+
+def tagged(response_model: Any, options: tuple[Any, ...], params: dict[str, Any]) -> Any:
+    """Return these arguments as a call is looked for: what it is kept under, where it may have been kept.
+
+    Arguments of other types than the plain ones are not equal to any that are kept, and perhaps cannot be hashed.
     """
     # A class stands for itself by its identity, which what is kept keeps alive; another type by its structure.
     annotation = id(response_model) if isinstance(response_model, type) else _structure(response_model)
     if not params and options == NONE_GIVEN:
         return annotation
     types = (*map(type, options), *map(type, params.values()))
-    if not _PLAIN.issuperset(types):
-        return None
     # 0.0 and -0.0 are equal and of one type, but not one number to a model. A list: a generator takes twice the time.
     values = [repr(value) if type(value) is float else value for value in params.values()]
-    return (annotation, options, types, *params, *values)
+    # The types first: values of other types than those that are kept are not even compared.
+    return (annotation, types, options, *params, *values)
 
 
 def _structure(annotation: Any) -> Hashable:

@@ -59,17 +59,24 @@ def whole_number(low: int, high: int = 2**63 - 1) -> Callable[[Any], int]:
     return read
 
 
-def seconds(*, none: bool, most: float = 1e11) -> Callable[[Any], float | None]:
+def seconds(*, none: bool, zero: bool = False, most: float = 1e11) -> Callable[[Any], Any]:
     """Return a reader of seconds or timedeltas below ``most``; with ``none``, None and zero are taken too."""
 
     def read(value: Any) -> float | None:
         if value is None and none:
             return None
         number: Any = value.total_seconds() if isinstance(value, timedelta) else value
-        if type(number) not in (int, float) or not 0 <= number < most or (number == 0 and not none):
+        if type(number) not in (int, float) or not 0 <= number < most or (number == 0 and not (none or zero)):
+            bound = "" if most > 1e10 else f" and below {most:g}"
             raise UnusableError(
                 "must be a number of seconds or a timedelta"
-                + (", zero or more, or None for no expiry" if none else " above zero")
+                + (
+                    ", zero or more, or None for no expiry"
+                    if none
+                    else f", zero or more{bound}"
+                    if zero
+                    else " above zero"
+                )
             )
         return float(number)
 

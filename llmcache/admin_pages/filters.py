@@ -28,6 +28,8 @@ TYPE: Final = "type"
 _REASONS: Final = {
     "not_found": gettext_lazy("not found"),
     "invalid": gettext_lazy("not valid any more"),
+    "invalidated": gettext_lazy("invalidated"),
+    "unconfirmed": gettext_lazy("not known whether invalidated"),
     "completion_missing": gettext_lazy("completion was gone"),
     "bypass": gettext_lazy("bypass"),
     "ttl_zero": gettext_lazy("TTL of zero"),

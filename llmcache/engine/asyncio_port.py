@@ -18,6 +18,7 @@ from llmcache.engine import departures
 from llmcache.engine.background import Errand
 from llmcache.engine.call import Attempt, Call
 from llmcache.engine.flights import ABANDONED, Flight, Landing
+from llmcache.engine.log_copy import Judge, View
 from llmcache.engine.ports import INTERRUPTED, PortBase, rejected_facts
 from llmcache.envelope import Entry
 from llmcache.loading import first_time
@@ -52,17 +53,21 @@ class AsyncioPort(PortBase):
         super().__init__(runtime)
         self._errand = errand
 
-    async def read(self, call: Call) -> Found | None:
+    async def view(self, call: Call) -> View:
+        if self.now() < self._runtime.log.good_until:
+            return self.view_now(call)
+        return await workers.files.run(partial(self.view_now, call))
+
+    async def read(self, call: Call, judge: Judge) -> Found | None:
         tiers = self._runtime.tiers
-        found = tiers.read_memory(call.key, call.max_age)
+        found = tiers.read_memory(call.key, call.max_age, judge)
         if found is not None or not tiers.below:
             return found
-        older = self._runtime.older_entries
         with self._spending:
-            found = await tiers.aread_below(call.key, call.max_age)
-            if found is not None or older is None:
+            found = await tiers.aread_below(call.key, call.max_age, judge)
+            if found is not None or self._runtime.older_entries is None:
                 return found
-            return await workers.files.run(partial(older.find, call.key, call.older_keys, call.max_age))
+            return await workers.files.run(partial(self.read_older, call))
 
     async def read_rest(self, entry: Entry) -> bytes | None:
         with self._spending:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
+from llmcache.engine.predicates import NO_FACTS, Facts
+
 if TYPE_CHECKING:
     from llmcache.envelope import Entry
     from llmcache.money.usage import Usage
@@ -15,9 +17,9 @@ if TYPE_CHECKING:
 Outcome = Literal["hit", "miss", "collapsed", "bypass"]
 """``collapsed``: answered by another call's provider call that was under way."""
 
-Reason = Literal["not_found", "invalid", "completion_missing", "bypass", "ttl_zero"]
-"""Why the provider was asked: nothing usable in any tier; what was there does not pass the type's validation; the
-completion was asked for and is gone; ``cache="bypass"``; ``ttl=0``."""
+Reason = Literal["not_found", "invalid", "invalidated", "unconfirmed", "completion_missing", "bypass", "ttl_zero"]
+"""Why the provider was asked: nothing usable in any tier; what was there does not pass the type's validation; it was
+invalidated; nobody can tell whether it was; the completion was asked for and is gone; ``cache="bypass"``; ``ttl=0``."""
 
 NO_AGE_LIMIT: Final = float("inf")
 
@@ -42,6 +44,8 @@ class Call:
     tags: tuple[str, ...] = ()
     tenant: str | None = None
     subject: str | None = None
+    facts: Facts = NO_FACTS
+    """What invalidations can name of it."""
     older_keys: tuple[bytes, ...] = ()
     """Its keys under the secrets that only read."""
 

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 MAX_TALLIES: Final = 4_096
 MAX_BUCKETS: Final = 65_536
-"""Buckets that wait for a database; what comes beyond is counted together."""
+"""Buckets that wait for a database, and totals of this process; what comes beyond is counted together."""
 MAX_ENTRIES: Final = 100_000
 """Entries whose hits wait for a database; the hits of others are in the buckets only."""
 OTHER: Final = "other"
@@ -242,8 +242,14 @@ class Counts:
             new = count - collected.get(tally, 0)
             if new:
                 self._waiting.add(tally, new, hour)
-                self._totals[tally.kind, tally.model, tally.tier, tally.outcome] += new
+                self._add_to_totals(tally, new)
         mine.collected = totals
+
+    def _add_to_totals(self, tally: Tally, new: int) -> None:
+        key: CountKey = (tally.kind, tally.model, tally.tier, tally.outcome)
+        if key not in self._totals and len(self._totals) >= MAX_BUCKETS:
+            key = (OTHER, OTHER, tally.tier, tally.outcome)
+        self._totals[key] += new
 
     def take_waiting(self) -> Collected:
         """Return what was collected, to be written to a database; ``put_back`` when that fails."""

@@ -8,6 +8,8 @@ What can go wrong, and the rule against it:
 - The answer arrives between a caller's look and its boarding of a flight: who leads looks again before it asks.
 - A leader dies, is interrupted or runs out of its own time: its flight is abandoned and those who waited elect anew.
 - One error object raised by many callers: each raises its own.
+- What is invalidated while the provider is asked: the log is read before, and what had not been seen then voids the
+  answer. Who asks after the invalidation does not join who asked before it.
 - An answer that one caller's validators accept is not valid for another type with the same schema: each validates for
   itself, and what does not pass is a miss for that caller.
 """
@@ -22,6 +24,7 @@ from pydantic import ValidationError
 
 from llmcache.engine.call import Answered, Attempt, Call, Reason, Spent
 from llmcache.engine.flights import ABANDONED, Flight, Landing
+from llmcache.engine.log_copy import NOTHING, Judge, View
 from llmcache.envelope import Entry
 from llmcache.exceptions import (
     FlightTimeout,
@@ -54,8 +57,12 @@ class Port(Protocol):
         """Return a number from 0 to 1 at random."""
         ...
 
-    async def read(self, call: Call) -> Found | None:
-        """Return the fastest tier's usable entry."""
+    async def view(self, call: Call) -> View:
+        """Return the rows of the invalidation log that are in force for a call, as they are known to be now."""
+        ...
+
+    async def read(self, call: Call, judge: Judge) -> Found | None:
+        """Return the fastest tier's usable entry that is not void."""
         ...
 
     async def read_rest(self, entry: Entry) -> bytes | None:
@@ -110,8 +117,8 @@ class Port(Protocol):
         """Let time pass."""
         ...
 
-    def entry(self, call: Call, reply: Reply, spent: Spent, seconds: float) -> Entry:
-        """Return the entry of an answer that has just arrived."""
+    def entry(self, call: Call, reply: Reply, spent: Spent, seconds: float, seen: bytes) -> Entry:
+        """Return the entry of an answer that has just arrived, from one who had seen these rows of the log."""
         ...
 
 
@@ -127,24 +134,29 @@ async def resolve(call: Call, port: Port, *, looked: bool = False) -> Answered:
         raise _not_cached(call)
     if not call.stores:
         reason: Reason = "bypass" if call.cache == "bypass" else "ttl_zero"
-        return await _Leader(call, port, deadline, reason).fly()
+        return await _Leader(call, port, deadline, reason, NOTHING).fly()
     while True:
+        # Before anything is asked: what is asked now is not touched by what is invalidated later.
+        view = await port.view(call)
         if not looked:
-            answered, _ = await _look(call, port)
+            answered, _ = await _look(call, port, view)
             if answered is not None:
                 return answered
         looked = False
         if call.cache == "only":
             raise _not_cached(call)
-        answered = await _fly(call, port, deadline)
+        answered = await _fly(call, port, deadline, view)
         if answered is not None:
             return answered
 
 
-async def _look(call: Call, port: Port) -> tuple[Answered | None, Reason]:
-    found = await port.read(call)
+async def _look(call: Call, port: Port, view: View) -> tuple[Answered | None, Reason]:
+    if not view.is_confirmed:
+        return None, "unconfirmed"
+    judge = Judge(view)
+    found = await port.read(call, judge)
     if found is None:
-        return None, "not_found"
+        return None, "invalidated" if judge.refused else "not_found"
     rest: bytes | None = None
     if call.needs_completion:
         rest = await port.read_rest(found.entry)
@@ -186,19 +198,20 @@ async def _follow(call: Call, port: Port, deadline: float, flight: Flight) -> An
 
 
 @sensitive_variables()
-async def _fly(call: Call, port: Port, deadline: float) -> Answered | None:
+async def _fly(call: Call, port: Port, deadline: float, view: View) -> Answered | None:
     """Return the answer of the flight for this call, led or joined; None when this caller has to elect anew."""
-    own = port.flight(call.key)
+    # Who has seen an invalidation does not join who has not.
+    own = port.flight(call.key + view.seen)
     landing = ABANDONED
     try:
         flight = port.board(own)
         if flight is not own:
             return await _follow(call, port, deadline, flight)
         # Another caller may have stored the answer between our look and our boarding.
-        answered, reason = await _look(call, port)
+        answered, reason = await _look(call, port, view)
         if answered is not None:
             return answered
-        leader = _Leader(call, port, deadline, reason)
+        leader = _Leader(call, port, deadline, reason, view)
         try:
             answered = await leader.fly()
         except LLMCacheError as error:
@@ -219,7 +232,8 @@ async def _fly(call: Call, port: Port, deadline: float) -> Answered | None:
 class _Leader:
     """The attempts of one call that asks the provider itself."""
 
-    def __init__(self, call: Call, port: Port, deadline: float, reason: Reason) -> None:
+    def __init__(self, call: Call, port: Port, deadline: float, reason: Reason, view: View) -> None:
+        self.view = view
         self.call = call
         self.port = port
         self.deadline = deadline
@@ -242,7 +256,7 @@ class _Leader:
         began = port.now()
         while True:
             call_id, reply = await self._attempt(body, why)
-            entry = port.entry(call, reply, self.spent, port.now() - began)
+            entry = port.entry(call, reply, self.spent, port.now() - began, self.view.seen)
             answer = self._usable(reply)
             errors = ({"loc": (), "type": "answer_missing"},)
             if answer is not None:
@@ -253,7 +267,7 @@ class _Leader:
                     self.last = None
                     errors = error_facts(error, call.plan.response.schema.schema)
                 else:
-                    if call.stores:
+                    if call.stores and (await port.view(call)).may_keep(entry.seen):
                         request = port.kept_request(call)
                         await port.write(entry, reply.rest, request)
                         await port.record_stored(call, call_id, entry, len(reply.rest) + len(request or b""))

@@ -17,6 +17,7 @@ from django.views.decorators.debug import sensitive_variables
 from llmcache.engine import departures
 from llmcache.engine.call import Attempt, Call, Spent
 from llmcache.engine.flights import ABANDONED, Flight, Landing
+from llmcache.engine.log_copy import Judge, View
 from llmcache.envelope import UNKNOWN_COST, Entry
 from llmcache.exceptions import LedgerFull
 from llmcache.money.journal_files import JournalRecord
@@ -48,12 +49,27 @@ class PortBase:
     def now(self) -> float:
         return self._clock.monotonic()
 
-    def read_tiers(self, call: Call) -> Found | None:
+    def view_now(self, call: Call) -> View:
+        """Return the rows of the log that are in force, after a look whether there are more; that may take time."""
+        log = self._runtime.log
+        is_confirmed = log.confirm()
+        view = log.view(call.key, call.facts)
+        return view if is_confirmed else view._replace(is_confirmed=False)
+
+    def read_tiers(self, call: Call, judge: Judge) -> Found | None:
         """Return the fastest tier's usable entry; one that lies under an older secret is written anew first."""
-        found, older = self._runtime.tiers.read(call.key, call.max_age), self._runtime.older_entries
-        if found is not None or older is None:
-            return found
-        return older.find(call.key, call.older_keys, call.max_age)
+        found = self._runtime.tiers.read(call.key, call.max_age, judge)
+        return self.read_older(call) if found is None else found
+
+    def read_older(self, call: Call) -> Found | None:
+        """Return an entry that lies under an older secret, written anew; None for one that is void."""
+        older, log = self._runtime.older_entries, self._runtime.log
+        if older is None:
+            return None
+        # An invalidation by key may name the key that the entry had, or the one that it would get.
+        now = log.view(call.key, call.facts)
+        judges = [Judge(now, log.view(key, call.facts)) for key in call.older_keys]
+        return older.find(call.key, call.older_keys, call.max_age, judges)
 
     def jitter(self) -> float:
         return random.random()  # noqa: S311  # spreads retries, guards nothing
@@ -67,8 +83,8 @@ class PortBase:
     def land(self, flight: Flight, landing: Landing) -> None:
         self._runtime.flights.land(flight, landing)
 
-    def entry(self, call: Call, reply: Reply, spent: Spent, seconds: float) -> Entry:
-        return entry_of(call, reply, spent, seconds, self._clock.wall())
+    def entry(self, call: Call, reply: Reply, spent: Spent, seconds: float, seen: bytes) -> Entry:
+        return entry_of(call, reply, spent, seconds, self._clock.wall(), seen)
 
     @sensitive_variables()
     def started(self, call: Call, body: Body, why: str, attempt: int) -> dict[str, Any]:
@@ -131,9 +147,12 @@ class PortBase:
 class BlockingPort(PortBase):
     """The port of synchronous calls; its coroutines never suspend."""
 
-    async def read(self, call: Call) -> Found | None:
+    async def view(self, call: Call) -> View:
+        return self.view_now(call)
+
+    async def read(self, call: Call, judge: Judge) -> Found | None:
         with self._spending:
-            return self.read_tiers(call)
+            return self.read_tiers(call, judge)
 
     async def read_rest(self, entry: Entry) -> bytes | None:
         with self._spending:
@@ -297,7 +316,7 @@ def stored_facts(call: Call, entry: Entry, beside: int) -> dict[str, Any]:
 
 
 @sensitive_variables()
-def entry_of(call: Call, reply: Reply, spent: Spent, seconds: float, now: float) -> Entry:
+def entry_of(call: Call, reply: Reply, spent: Spent, seconds: float, now: float, seen: bytes = b"") -> Entry:
     """Return the entry of an answer that arrived at ``now`` (wall-clock seconds)."""
     usage = spent.usage
     meta: dict[str, Any] = {
@@ -330,5 +349,6 @@ def entry_of(call: Call, reply: Reply, spent: Spent, seconds: float, now: float)
         stale_until=fresh_until,
         cost=UNKNOWN_COST if spent.cost is None else spent.cost,
         latency_ms=round(seconds * 1_000),
+        seen=seen,
         meta=json.dumps(meta, separators=(",", ":")).encode(),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,7 @@ from llmcache.clock import Clock
 from llmcache.engine import isolation
 from llmcache.engine.counts import Counts
 from llmcache.engine.flights import Flights
+from llmcache.engine.log import Board, Log
 from llmcache.engine.schemas import Schemas
 from llmcache.exceptions import ConfigurationError
 from llmcache.money.journal import Journal
@@ -27,6 +29,7 @@ from llmcache.sealing import seals_of
 from llmcache.tenancy import configured_tenancy
 from llmcache.tiers.configured import configured_tiers
 from llmcache.tiers.older_entries import OlderEntries
+from llmcache.tiers.stack import TierStack
 
 _STOP_SECONDS: Final = 2.0
 
@@ -79,6 +82,7 @@ class Runtime:
             self.prepared = PreparedCalls()
             self.prices = PriceBook(settings.prices)
             self._providers: dict[str, OpenAIProvider] = {}
+        self.log = _log(settings, self.namespace, self.tiers, self.clock, test)
         self.writer = Writer(self)
         self.ledger_sync = _ledger_sync(settings, self.namespace) if settings.ledger_sync and test is None else None
         # A test's lines and counts are brought into the database by `flush` alone.
@@ -118,6 +122,10 @@ class Runtime:
         provider = self.provider(alias)
         return self.plans.get(annotation, provider, name, system, kind, self.settings.version, params)
 
+    def require_database(self) -> None:
+        """Raise ``ConfigurationError`` where there is no such database as the ledger's."""
+        _require_database(self.settings.database)
+
     @property
     def lines_lost(self) -> int:
         """How many lines of journals this process had to drop, or could not read."""
@@ -125,6 +133,7 @@ class Runtime:
 
     def close(self) -> None:
         """Close files and connections; entries stay where they are."""
+        self.log.close()
         self.writer.stop(_STOP_SECONDS)
         self.journal.close()
         self.tiers.close()
@@ -144,6 +153,7 @@ class Runtime:
     def reset_after_fork(self) -> None:
         """Make locks and flights anew in a child; journal and tiers see to themselves."""
         self._lock = threading.Lock()
+        self.log.reset_after_fork()
         self.writer.reset_after_fork()
         if self.ledger_sync is not None:
             self.ledger_sync.reset_after_fork()
@@ -155,6 +165,41 @@ class Runtime:
             provider.reset_after_fork()
 
 
+def _require_database(alias: str) -> None:
+    if alias not in connections.settings:
+        raise ConfigurationError(
+            f"LLMCACHE['DATABASE'] names {alias!r}, which is not in DATABASES. Add it there, or name another."
+        )
+
+
+def _log(settings: conf.Settings, namespace: str, tiers: TierStack, clock: Clock, test: str | None) -> Log:
+    # Here, for it brings the models, which are not there before the project's apps are.
+    from llmcache.invalidation_rows import InvalidationRows, RowsOfTest
+
+    rows = (InvalidationRows if test is None else RowsOfTest)(settings.database, namespace)
+    return Log(
+        rows,
+        _board(tiers, namespace) if test is None else None,
+        clock.monotonic,
+        recheck=settings.recheck,
+        grace=settings.recheck_grace,
+        # A thread waits by the real clock.
+        thread=test is None and not clock.simulated,
+    )
+
+
+def _board(tiers: TierStack, namespace: str) -> Board | None:
+    # Who has a Redis tier has its module loaded; without redis-py it cannot be.
+    module = sys.modules.get("llmcache.tiers.redis_tier")
+    below: tuple[Any, ...] = tiers.below
+    for tier in below:
+        if module is not None and isinstance(tier, module.RedisTier):
+            from llmcache.tiers.log_board import RedisBoard
+
+            return RedisBoard(tier, namespace)
+    return None
+
+
 def _journal_folder(settings: conf.Settings, test: str | None) -> Path:
     if test is None or isolation.set_by_test("JOURNAL"):
         return settings.journal or conf.default_journal()
@@ -162,11 +207,7 @@ def _journal_folder(settings: conf.Settings, test: str | None) -> Path:
 
 
 def _ledger_sync(settings: conf.Settings, namespace: str) -> LedgerSync | None:
-    if settings.database not in connections.settings:
-        raise ConfigurationError(
-            f"LLMCACHE['DATABASE'] names {settings.database!r}, which is not in DATABASES. "
-            "Add it there, or name another."
-        )
+    _require_database(settings.database)
     # On SQLite a caller in a transaction would wait for the ledger, and the ledger for the caller's lock.
     if connections[settings.database].vendor == "sqlite":
         return None

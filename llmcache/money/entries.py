@@ -10,10 +10,11 @@ from uuid import UUID
 
 from django.db import connections
 from django.db.models import BigIntegerField, Case, F, Value, When
+from django.db.models.functions import Least
 
 from llmcache.engine.counts import Avoided
 from llmcache.models import MAX_KIND, MAX_NAME, CacheEntry, EntryTag
-from llmcache.money.facts import MAX_NUMBER, MAX_PICO_USD, TOKENS, number, text_of, time_of, words
+from llmcache.money.facts import MAX_PICO_USD, MAX_SUM, TOKENS, number, text_of, time_of, words
 from llmcache.money.journal_files import JournalRecord
 
 T = TypeVar("T")
@@ -110,8 +111,8 @@ def _add_hits(hits: Mapping[bytes, Avoided], using: str, namespace: str, at: flo
     found = set(rows.select_for_update().order_by("key").values_list("key", flat=True))
     rows.filter(key__in=sorted(found)).update(
         hits=F("hits") + _of_each({key: avoided.hits for key, avoided in names.items()}),
-        saved_pico_usd=F("saved_pico_usd")
-        + _of_each({key: min(avoided.pico_usd, MAX_NUMBER) for key, avoided in names.items()}),
+        saved_pico_usd=Least(F("saved_pico_usd"), Value(MAX_SUM), output_field=BigIntegerField())
+        + _of_each({key: min(avoided.pico_usd, MAX_SUM) for key, avoided in names.items()}),
         last_hit_at=time_of(at),
     )
     return {key: avoided for key, avoided in hits.items() if key.hex() not in found}

@@ -13,11 +13,13 @@ from uuid import UUID
 from django.conf import settings
 from django.utils import timezone
 
+from llmcache.envelope import MOST_COST
 from llmcache.models import MAX_NAME
 
 MAX_NUMBER: Final = 2**62
-MAX_PICO_USD: Final = 10**16
-"""Ten thousand dollars: no attempt costs more, and sums of what claims to would leave the database's integers."""
+MAX_PICO_USD: Final = MOST_COST
+MAX_SUM: Final = 10**18
+"""A million dollars, in one row: totals of several still fit into 64 bits, in which SQLite adds up."""
 TOKENS: Final = ("input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens")
 
 _LAST_TIME: Final = 2e11

@@ -18,7 +18,6 @@ from llmcache.engine.counts import Avoided, Collected, hour_of
 from llmcache.models import MAX_KIND, MAX_NAME, ProviderCall
 from llmcache.money.entries import add_all_hits, require_entry, write_entries, written_at
 from llmcache.money.facts import (
-    MAX_NUMBER,
     MAX_PICO_USD,
     TOKENS,
     cut,
@@ -240,8 +239,7 @@ def add_counts(
         )  # fmt: skip
         gained = {
             "count": made.count,
-            # What does not fit is hostile, and must not keep all else from being written.
-            "avoided_pico_usd": min(made.avoided, MAX_NUMBER),
+            "avoided_pico_usd": made.avoided,
             "avoided_unknown": made.unknown,
             "saved_ms": made.milliseconds,
         }

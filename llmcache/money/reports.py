@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal, overload
@@ -12,6 +12,7 @@ from asgiref.sync import markcoroutinefunction, sync_to_async
 
 from llmcache.exceptions import InvalidRequest
 from llmcache.money.totals import Sums, aggregates, sums_of, totals_of
+from llmcache.tiers.base import TierState
 
 if TYPE_CHECKING:
     from llmcache.models import TenantDay, UsageBucket
@@ -59,6 +60,9 @@ class Stats:
     lines_lost: int = 0
     """Lines of journals that this process had to drop, or could not read: what they said is in none of the figures.
     Only in the whole, not in a part ``by``."""
+    tiers: tuple[TierState, ...] = field(default=(), compare=False)
+    """How each tier has fared in this process, fastest first; no tier is asked. Only in the whole, and no figure: it
+    is not compared."""
 
     @property
     def coverage(self) -> float | None:
@@ -89,7 +93,8 @@ def stats(since: datetime | timedelta | None = None, by: By | None = None) -> St
     flush()
     sums = _sums(start, by)
     if by is None:
-        return replace(_stats(sums[""]), lines_lost=process.current().lines_lost)
+        now = process.current()
+        return replace(_stats(sums[""]), lines_lost=now.lines_lost, tiers=tuple(now.tiers.states()))
     return {name: _stats(made) for name, made in sorted(sums.items())}
 
 

@@ -6,11 +6,12 @@ from collections import Counter, defaultdict
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
-from django.db.models import F
+from django.db.models import BigIntegerField, F, Value
+from django.db.models.functions import Least
 
 from llmcache.engine.counts import hour_of
 from llmcache.models import ProviderCall, TenantDay, UsageBucket
-from llmcache.money.facts import stored_time, unix_of
+from llmcache.money.facts import MAX_SUM, stored_time, unix_of
 
 LATENCY_PLACES: Final = 24
 """Of ``UsageBucket.latencies``: the last one takes all above two hours."""
@@ -95,12 +96,21 @@ class Gained:
 
 
 def _add(model: type[UsageBucket | TenantDay], key: dict[str, Any], sums: Counter[str], using: str) -> None:
-    gained = {name: F(name) + value for name, value in sums.items() if value}
+    gained = {name: _plus(name, value) for name, value in sums.items() if value}
     table: Any = model._default_manager.using(using)
     rows = table.filter(**key)
     if gained and not rows.update(**gained):
         table.bulk_create([model(**key)], ignore_conflicts=True)
         rows.update(**gained)
+
+
+def _plus(name: str, value: int) -> Any:
+    """Return a column's value with another added, which is ``MAX_SUM`` at most.
+
+    What does not fit is hostile, and must not keep all else from being written.
+    """
+    value = min(value, MAX_SUM)
+    return Least(F(name), Value(MAX_SUM - value), output_field=BigIntegerField()) + value
 
 
 def _add_latencies(key: dict[str, Any], gained: Counter[int], using: str) -> None:

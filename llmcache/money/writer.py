@@ -128,7 +128,7 @@ class Writer:
                 if ends is not None:
                     time.sleep(LATER_SECONDS)
         finally:
-            connections[self._using].close()
+            self._hang_up()
 
     def _pause(self) -> float:
         """Return how long to wait: until the next import, or the end of the hour that counts belong to."""
@@ -152,7 +152,7 @@ class Writer:
             if is_later(error):
                 return "later"
             self._note_trouble(error)
-            connections[self._using].close()
+            self._hang_up()
             return "failed"
         if self._trouble is not None:
             self._trouble = None
@@ -202,6 +202,11 @@ class Writer:
             gate.hide(connection)
             if _with_patience not in connection.execute_wrappers:
                 connection.execute_wrappers.append(_with_patience)
+
+    def _hang_up(self) -> None:
+        # Settings may name a database that is not there.
+        if self._using in connections.settings:
+            connections[self._using].close()
 
     def _note_trouble(self, error: Exception) -> None:
         """Log once for each change of what is wrong."""

@@ -91,13 +91,13 @@ class OpenAIProvider:
 
     def require_key(self) -> None:
         """Raise ``ConfigurationError`` when there is no API key to call with, or one that cannot be sent."""
-        key = self._api_key
-        if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
+        # No variable holds it: a page of Django's errors shows those of each frame.
+        if not _fits_into_a_header(self._api_key or ""):
             raise ConfigurationError(
                 f"The API key for the provider {self.alias!r} has characters that cannot be in a header, such as a "
                 "line end or a space. Strip it where it is read."
             )
-        if key is None:
+        if self._api_key is None:
             variable = " or the variable OPENAI_API_KEY" if self.alias == "openai" else ""
             raise ConfigurationError(
                 f"There is no API key for the provider {self.alias!r}: "
@@ -274,6 +274,10 @@ class _AsyncConnections:
 
 
 @cache
+def _fits_into_a_header(key: str) -> bool:
+    return key.isascii() and key.isprintable() and " " not in key
+
+
 def _sdk_parameters() -> frozenset[str]:
     from openai.resources.chat.completions import Completions
 

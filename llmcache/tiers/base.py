@@ -129,6 +129,9 @@ class Health:
 
 def said_of(error: Exception) -> str:
     """Return what an error says, for a log: what follows its first line may be a row with its values."""
+    if isinstance(error, ValueError):
+        # Of an address that cannot be read it shows a piece, as may be one of its password.
+        return "it may show a secret, and is not shown"
     return (str(error).splitlines() or [""])[0][:_SAID]
 
 

@@ -19,8 +19,9 @@ from llmcache.tiers.breaker import Breaker
 from llmcache.tiers.disk_file import DiskFile
 from llmcache.tiers.disk_space import NOTE_AFTER, Space
 
-# Expiry is compared by SQLite: in a damaged row it may be of any type, and still compares.
-_GET: Final = "SELECT value, used FROM entries WHERE key = ? AND ifnull(expires, 9e999) > ?"
+# Expiry is compared by SQLite: in a damaged row it may be of any type, and still compares. The key is passed as str:
+# for bytes the module looks for an adapter at each call, which takes 0.3 µs of 4.
+_GET: Final = "SELECT value, used FROM entries WHERE key = CAST(? AS BLOB) AND ifnull(expires, 9e999) > ?"
 _SET: Final = (
     "INSERT INTO entries(key, value, expires, used) VALUES(?, ?, ?, ?) ON CONFLICT(key)"
     " DO UPDATE SET value = excluded.value, expires = excluded.expires, used = excluded.used"
@@ -77,19 +78,18 @@ class DiskStore:
     def get(self, key: str) -> bytes | None:
         """Return the bytes under a key; None when there are none or their time has passed."""
         connection = self._file.connection()
-        parameters = key.encode(), self._clock()
+        now = self._clock()
         try:
-            row = connection.row(_GET, parameters)
+            row = connection.row(_GET, (key, now))
         except sqlite3.Error as error:
             if not self._file.recover(connection, error):
                 raise
-            row = self._file.connection().row(_GET, parameters)
+            row = self._file.connection().row(_GET, (key, now))
         if row is None:
             return None
         value, used = row
-        now = parameters[1]
         if type(used) is not int or now - used > NOTE_AFTER:
-            self._space.note(parameters[0], int(now))
+            self._space.note(key.encode(), int(now))
         return value if type(value) is bytes else None
 
     def set(self, key: str, value: bytes, ttl_seconds: float | None) -> None:

@@ -7,9 +7,11 @@ the first secret costs what it did.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from llmcache.clock import Clock
+from llmcache.engine.log_copy import Judge
 from llmcache.envelope import Entry
 from llmcache.sealing import Seal
 from llmcache.tiers.stack import Found, TierStack
@@ -25,14 +27,15 @@ class OlderEntries:
             [TierStack(None, (tier,), namespace, clock, seal=seal) for tier in tiers.below] for seal in seals
         ]
 
-    def find(self, key: bytes, older_keys: tuple[bytes, ...], max_age: float) -> Found | None:
+    def find(self, key: bytes, older_keys: tuple[bytes, ...], max_age: float, judges: Sequence[Judge]) -> Found | None:
         """Return the entry that lies under one of the older keys, in their order, and keep it under ``key``.
 
-        Raises nothing for a store: what cannot be read is not there.
+        ``judges``: of the older keys, who tells which entries are void. Raises nothing for a store: what cannot be read
+        is not there.
         """
-        for stacks, older_key in zip(self._stacks, older_keys, strict=True):
+        for stacks, older_key, judge in zip(self._stacks, older_keys, judges, strict=True):
             for stack in stacks:
-                found = stack.read(older_key, max_age)
+                found = stack.read(older_key, max_age, judge)
                 if found is not None:
                     return Found(self._renewed(found.entry, key, stacks), found.tier)
         return None

@@ -6,6 +6,7 @@ with the arguments of whoever was first.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,6 +48,23 @@ def is_redis(backend: type[Any]) -> bool:
     """Return whether a class is Django's or django-redis's for Redis, or made from one."""
     module = sys.modules.get("django_redis.cache")
     return issubclass(backend, DjangoRedisCache) or (module is not None and issubclass(backend, module.RedisCache))
+
+
+def require_reachable(alias: str) -> None:
+    """Raise whatever is wrong with the settings of an alias's Redis. Does not connect."""
+    if (found := redis_alias(alias)) is not None:
+        for url in found.servers:
+            found.pool_of(url)
+
+
+def reads_replicas(alias: str) -> bool:
+    """Return whether a Redis of several servers is used through a client that reads from any but the first."""
+    if redis_alias(alias) is not None:
+        return False
+    backend: Any = caches.create_connection(alias)
+    places: Any = caches.settings[alias].get("LOCATION") or ""
+    several = re.split("[;,]", places) if isinstance(places, str) else places
+    return len(several) > 1 and not hasattr(getattr(backend, "_client_cls", None), "get_server_name")
 
 
 def _django(backend: Any) -> RedisAlias:

@@ -163,6 +163,16 @@ class RedisTier(DjangoTier):
         else:
             self._writes.worked()
 
+    def add(self, key: str, value: bytes, ttl_seconds: float) -> None:
+        """Keep bytes for a time, unless there are some."""
+        server, name = self._place(key)
+        if server.breaker.is_open or ttl_seconds <= 0:
+            return
+        try:
+            _ask(server, "SET", name, value, "NX", "PX", math.ceil(ttl_seconds * 1_000))
+        except Exception as error:  # noqa: BLE001
+            self._fault(self._writes, server, error)
+
     def delete(self, key: str) -> None:
         """Remove what is kept under a key; tried also while the server is left alone, for it is asked for seldom."""
         server, name = self._place(key)

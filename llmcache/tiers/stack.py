@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from llmcache import envelope, keys, workers
 from llmcache.clock import Clock
-from llmcache.envelope import Entry
+from llmcache.envelope import Entry, Opened
 from llmcache.sealing import NO_SEAL, Seal
 from llmcache.tiers.base import ByteTier, TierState
 from llmcache.tiers.django_tier import DjangoTier
@@ -21,6 +21,7 @@ from llmcache.tiers.memory import MemoryStore
 
 if TYPE_CHECKING:
     from llmcache.engine.counts import Tally
+    from llmcache.engine.log_copy import Judge
 
 # What a held entry takes beside its answer and its meta facts: the objects `Held` and `Entry` with their floats and
 # the key, by sys.getsizeof on CPython 3.11.
@@ -34,11 +35,13 @@ _CLOCK_SKEW: Final = 60.0
 class Held:
     """An entry in memory, with its times on the clock that cannot be set back."""
 
-    __slots__ = ("answer", "entry", "expires", "supplement", "tally", "written")
+    __slots__ = ("answer", "entry", "epoch", "expires", "supplement", "tally", "written")
 
     def __init__(self, entry: Entry, written: float, expires: float, supplement: bytes | None) -> None:
         self.entry = entry
         self.answer = entry.answer
+        self.epoch = -1
+        """At which change of the invalidation log it was last found to be valid."""
         self.written = written
         self.expires = expires
         self.supplement = supplement
@@ -103,6 +106,7 @@ class TierStack:
         self.memory = memory
         self.below = below
         self._namespace = namespace
+        self._prefix = keys.storage_prefix(namespace, seal.id)
         self._seal = seal
         self._clock = clock
         self._owned = owned
@@ -130,20 +134,28 @@ class TierStack:
         """The tiers' names, fastest first."""
         return (*((self.memory.name,) if self.memory else ()), *(tier.name for tier in self.below))
 
-    def read_memory(self, key: bytes, max_age: float) -> Found | None:
+    def read_memory(self, key: bytes, max_age: float, judge: Judge | None = None) -> Found | None:
         """Return what ``read`` does where memory has it; no I/O."""
         if self.memory is not None:
             held = self.memory.store.get(key)
             now = self._clock.monotonic()
-            if held is not None and now < held.expires and now - held.written < max_age:
+            if (
+                held is not None
+                and now < held.expires
+                and now - held.written < max_age
+                and (judge is None or judge.admits(held.entry.seen))
+            ):
                 return Found(held.entry, self.memory.name)
         return None
 
-    def read(self, key: bytes, max_age: float) -> Found | None:
-        """Return the fastest tier's entry that has not expired and is younger than ``max_age`` seconds."""
-        return self.read_memory(key, max_age) or self.read_below(key, max_age)
+    def read(self, key: bytes, max_age: float, judge: Judge | None = None) -> Found | None:
+        """Return the fastest tier's entry that has not expired and is younger than ``max_age`` seconds.
 
-    def read_below(self, key: bytes, max_age: float, start: int = 0) -> Found | None:
+        Without a ``judge`` one that is void is returned too.
+        """
+        return self.read_memory(key, max_age, judge) or self.read_below(key, max_age, judge)
+
+    def read_below(self, key: bytes, max_age: float, judge: Judge | None = None, start: int = 0) -> Found | None:
         """Return what ``read`` does where memory has nothing, nor the first ``start`` of the other tiers."""
         name = self._name(key)
         for depth, tier in enumerate(self.below[start:], start):
@@ -152,24 +164,46 @@ class TierStack:
                 continue
             entry = envelope.decode(data, key, secret=self._seal.mac)
             now = self._clock.wall()
-            if entry is not None and now < entry.fresh_until and -_CLOCK_SKEW <= now - entry.written_at < max_age:
+            if (
+                entry is not None
+                and now < entry.fresh_until
+                and -_CLOCK_SKEW <= now - entry.written_at < max_age
+                # What is void here may have been asked for anew by who wrote to a slower tier.
+                and (judge is None or judge.admits(entry.seen))
+            ):
                 if depth or self.memory is not None:
                     self._promote(entry, name, data, depth)
                 return Found(entry, tier.name)
         return None
 
-    async def aread_below(self, key: bytes, max_age: float) -> Found | None:
+    def open_below(self, key: bytes, max_age: float, judge: Judge | None = None) -> tuple[Opened, str] | None:
+        """Return what a hit needs of the entry that ``read_below`` finds, and its tier's name."""
+        if self.memory is not None or len(self.below) != 1 or judge is not None:
+            found = self.read_below(key, max_age, judge)
+            return None if found is None else (found.entry.opened(), found.tier)
+        # With one tier nothing is to be written above it, and the rest of the entry is not needed.
+        tier = self.below[0]
+        data = tier.get(self._name(key))
+        opened = None if data is None else envelope.opened(data, key, self._seal.mac)
+        if opened is None:
+            return None
+        _, written_at, fresh_until, _, _, _, _ = opened
+        now = self._clock.wall()
+        is_fresh = now < fresh_until and -_CLOCK_SKEW <= now - written_at < max_age
+        return (opened, tier.name) if is_fresh else None
+
+    async def aread_below(self, key: bytes, max_age: float, judge: Judge | None = None) -> Found | None:
         """Do as ``read_below``, awaited: in the running loop if the fastest of these tiers can, or in a thread."""
         first: Any = self.below[0]
         if not hasattr(first, "aget"):
-            return await workers.files.run(partial(self.read_below, key, max_age))
+            return await workers.files.run(partial(self.read_below, key, max_age, judge))
         data = await first.aget(self._name(key))
         entry = None if data is None else self._usable(data, key, max_age)
-        if entry is not None:
+        if entry is not None and (judge is None or judge.admits(entry.seen)):
             self._hold(entry, None)
             return Found(entry, first.name)
         if len(self.below) > 1:
-            return await workers.files.run(partial(self.read_below, key, max_age, start=1))
+            return await workers.files.run(partial(self.read_below, key, max_age, judge, start=1))
         return None
 
     def _usable(self, data: bytes, key: bytes, max_age: float) -> Entry | None:
@@ -226,7 +260,8 @@ class TierStack:
         return [self._lies(self.memory.name, held.entry, left), *found]
 
     def _name(self, key: bytes) -> str:
-        return keys.storage_key(self._namespace, key, self._seal.id)
+        # As keys.storage_key does, in half the time.
+        return f"{self._prefix}{key.hex()}}}"
 
     def _more(self, key: bytes) -> str:
         return keys.supplement_key(self._namespace, key, self._seal.id)

@@ -1,12 +1,17 @@
 """A repeat that memory does not hold: what is asked of the tiers, what comes of it, how it is counted."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from django.core.cache import caches
+from django.db.models import Sum
 from pydantic import BaseModel, field_validator
 
 import llmcache
 from llmcache import envelope, keys
+from llmcache.backends import DiskCache
 from llmcache.engine import process
 from llmcache.models import CacheEntry, ProviderCall, UsageBucket
 from llmcache.testing.sandbox import Sandbox
@@ -88,6 +93,41 @@ def test_it_is_counted_with_its_tier_and_what_it_avoided(tier: Watched, provider
     assert (entry.hits, entry.saved_usd) == (3, 3 * (entry.cost_usd or 0))
 
 
+def test_another_entry_under_the_same_key_is_counted_as_what_it_is(tier: Watched, provider: Sandbox) -> None:
+    key = bytes.fromhex(llmcache.extract_with_info(TEXT, Person).key)
+    name = keys.storage_key(process.current().namespace, key)
+    data = tier.get(name)
+    assert data is not None
+    entry = envelope.decode(data, key)
+    assert entry is not None
+    llmcache.extract(TEXT, Person)
+    # Another process has asked anew, and paid more.
+    tier.set(name, envelope.encode(replace(entry, written_at=entry.written_at + 1, cost=entry.cost + 7)), None)
+    llmcache.extract(TEXT, Person)
+    llmcache.extract(TEXT, Person)
+    assert llmcache.flush()
+    hits = UsageBucket.objects.filter(outcome="hit").aggregate(Sum("count"), Sum("avoided_pico_usd"))
+    assert tuple(hits.values()) == (4, 4 * entry.cost + 2 * 7)
+
+
+# Committed: what a transaction is about to change is looked at by another way than a hit's.
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("condition", ["kind", "key"])
+def test_what_is_invalidated_after_a_hit_is_none_any_more(condition: str, tier: Watched, provider: Sandbox) -> None:
+    key = llmcache.extract_with_info(TEXT, Person).key
+    llmcache.extract(TEXT, Person)
+    assert provider.received == 1
+    made = llmcache.invalidate(**{condition: {"kind": "Person", "key": key}[condition]})
+    llmcache.extract(TEXT, Person)
+    assert provider.received == 2
+    # What was asked for since then is served, and the old one is not.
+    llmcache.extract(TEXT, Person)
+    assert provider.received == 2
+    llmcache.undo(made)
+    llmcache.extract(TEXT, Person)
+    assert provider.received == 2
+
+
 def test_a_miss_reads_once_for_itself_and_once_as_the_one_who_asks(tier: Watched, provider: Sandbox) -> None:
     provider.answers["Grace is forty"] = {"name": "Grace", "age": 40}
     assert llmcache.extract("Grace is forty", Person).age == 40
@@ -144,6 +184,42 @@ def test_what_differs_is_not_mixed_up(tier: Watched, provider: Sandbox) -> None:
         llmcache.extract(TEXT, Person, **options)
         assert llmcache.extract(TEXT, Person, **options) == Person(**ANSWER)
     assert provider.received == 5
+
+
+def own_name(key: str, prefix: str, version: int) -> str:
+    return f"{key}/{version}/{prefix}"
+
+
+class OwnNames(DiskCache):
+    """A disk cache that makes its names itself."""
+
+    def make_key(self, key: str, version: int | None = None) -> str:
+        return f"own-{key}"
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {},
+        {"KEY_PREFIX": "mine", "VERSION": 7},
+        {"KEY_PREFIX": "mine", "KEY_FUNCTION": f"{__name__}.own_name"},
+        {"BACKEND": f"{__name__}.OwnNames"},
+    ],
+    ids=["plain", "prefix", "function", "class"],
+)
+def test_it_lies_under_the_name_that_the_alias_makes(
+    named: dict[str, object], sandbox: Sandbox, tmp_path: Path
+) -> None:
+    disk = {"BACKEND": "llmcache.backends.DiskCache", "LOCATION": f"{tmp_path}/named", **named}
+    with in_caches(named=disk), llmcache_settings(TIERS=["named"]):
+        process.install(None)
+        info = llmcache.extract_with_info(TEXT, Person)
+        name = keys.storage_key(process.current().namespace, bytes.fromhex(info.key))
+        assert envelope.decode(caches["named"].get(name), bytes.fromhex(info.key)) is not None
+        llmcache.extract(TEXT, Person)
+        caches["named"].delete(name)
+        llmcache.extract(TEXT, Person)
+    assert sandbox.received == 2
 
 
 def test_found_below_it_is_held_in_memory(provider: Sandbox, tmp_path: object) -> None:

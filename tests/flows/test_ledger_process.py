@@ -227,6 +227,40 @@ def test_without_tables_calls_are_answered_and_come_in_after_migrate(
     assert_agrees(workers.told(), sandbox)
 
 
+NOWHERE = """
+import django; django.setup()
+import llmcache
+from tests.flows.ledger_worker import outcome
+print(outcome("Ada"), outcome("Grace"), outcome("Ada"))
+for ask in (llmcache.flush, llmcache.stats):
+    try:
+        ask()
+    except llmcache.ConfigurationError as error:
+        print(error)
+print(outcome("Grace"), outcome("Joan"))
+"""
+
+
+def test_without_a_database_of_that_name_calls_are_answered_and_come_in_with_the_next_process(
+    workers: Workers, sandbox: Sandbox
+) -> None:
+    with llmcache_settings(DATABASE="nowhere"):
+        done = subprocess.run(
+            [sys.executable, "-c", NOWHERE], env=child_environment(LLMCACHE_TESTS_VAR=str(workers.var)), cwd=ROOT,
+            capture_output=True, text=True, check=False, timeout=SECONDS,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    calls, *told, later = done.stdout.splitlines()
+    assert (calls, later) == ("miss miss hit", "hit miss")
+    says = "LLMCACHE['DATABASE'] names 'nowhere', which is not in DATABASES. Add it there, or name another."
+    assert told == [says] * 2
+    assert "Traceback" not in done.stderr
+    (said,) = [line for line in done.stderr.splitlines() if "ledger" in line]
+    assert said.startswith("The ledger's database 'nowhere' cannot be written (ConnectionDoesNotExist: ")
+    assert len(journal_files()) == 1
+    assert_agrees(workers.told(), sandbox)
+
+
 # Forks
 
 

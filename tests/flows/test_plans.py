@@ -70,10 +70,51 @@ def test_arguments_that_python_calls_equal_are_told_apart(
     one: dict[str, Any], other: dict[str, Any], sandbox: Sandbox
 ) -> None:
     assert llmcache.extract_with_info("x", Person, **one).outcome == "miss"
-    assert llmcache.extract_with_info("x", Person, **other).outcome == "miss"
+    # The quick way, which is open to the first of them by now.
+    llmcache.extract("x", Person, **other)
+    assert sandbox.calls == 2
+    assert llmcache.extract_with_info("x", Person, **other).outcome == "hit"
     for options in (one, other):
         llmcache.extract("x", Person, **options)
     assert sandbox.calls == 2
+
+
+class Sulking(str):
+    """A str that cannot be hashed, and not for want of a hash."""
+
+    def __hash__(self) -> int:
+        raise RuntimeError("not now")
+
+
+class Equal(str):
+    """A str that calls everything equal to it, and has the hash of another."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return hash("acme")
+
+
+@pytest.mark.parametrize("option", ["tenant", "system", "kind", "subject", "version"])
+def test_a_word_of_another_type_is_not_looked_up(option: str, sandbox: Sandbox) -> None:
+    """It has the hash of a word that was, says that it is equal, and is another."""
+    options: dict[str, Any] = {option: "acme"}
+    for _ in range(2):
+        llmcache.extract("x", Person, **options)
+    for word in (Equal("initech"), Sulking("hooli"), CaseBlind("ACME")):
+        assert llmcache.extract_with_info("x", Person, **{option: word}).outcome == "miss"
+        llmcache.extract("x", Person, **{option: word})
+        assert llmcache.extract_with_info("x", Person, **{option: str.__str__(word)}).outcome == "hit"
+    assert sandbox.calls == 4
+
+
+@pytest.mark.parametrize("given", [{"tags": ["a"]}, {"tags": {"a"}}, {"stop": ["a"]}, {"bias": {"a": 1}}], ids=str)
+def test_what_cannot_be_hashed_is_checked_anew_each_time(given: dict[str, Any], sandbox: Sandbox) -> None:
+    for _ in range(3):
+        llmcache.extract("x", Person, **given)
+    assert sandbox.calls == 1
+    assert not any(isinstance(lookup, tuple) for lookup in process.current().prepared._found)
 
 
 def test_a_parameter_is_sent_as_what_it_is_in_json(sandbox: Sandbox) -> None:

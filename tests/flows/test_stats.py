@@ -6,6 +6,7 @@ import asyncio
 import threading
 import unittest
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -22,8 +23,11 @@ from llmcache import Stats
 from llmcache.engine import isolation
 from llmcache.models import CacheEntry, ProviderCall, TenantDay, UsageBucket
 from llmcache.testing.sandbox import Sandbox, faults
+from tests.cache_servers import RedisServer
 from tests.conftest import MovedClock, llmcache_settings
+from tests.contract.aliases import ALIAS, in_caches
 from tests.flows.test_costs import SANDBOX_PRICES
+from tests.waiting import until
 
 pytestmark = pytest.mark.django_db
 
@@ -54,7 +58,7 @@ def bill(provider: Sandbox) -> Decimal:
 
 def tally(stats: Stats) -> dict[str, Any]:
     """Return the figures that are not zero."""
-    return {name: value for name in Stats.__dataclass_fields__ if (value := getattr(stats, name))}
+    return {each.name: value for each in fields(Stats) if each.compare and (value := getattr(stats, each.name))}
 
 
 # Totals
@@ -283,6 +287,34 @@ def test_a_hit_rate_counts_answers_and_what_had_to_be_asked() -> None:
 def test_a_stats_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         llmcache.stats().hits = 5  # type: ignore[misc]
+
+
+# Tiers
+
+
+def test_the_tiers_of_this_process_are_told_and_not_asked(sandbox: Sandbox, redis_server: RedisServer) -> None:
+    shared = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": redis_server.url}
+    memory = {"BACKEND": "llmcache.backends.MemoryCache", "LOCATION": "told"}
+    with in_caches(memory=memory, shared=shared), llmcache_settings(TIERS=["memory", ALIAS]):
+        first, second = (of := llmcache.stats()).tiers
+        assert (first.name, first.backend, first.shared) == ("memory", memory["BACKEND"], "process")
+        assert (second.name, second.backend, second.shared) == (ALIAS, shared["BACKEND"], "network")
+        assert (second.breaker, second.reads, second.writes, second.faults) == ("closed", True, True, 0)
+        redis_server.stop()
+        try:
+            # Nobody has asked it since.
+            assert llmcache.stats().tiers == of.tiers
+            assert llmcache.extract_with_info("Ada", Person).outcome == "miss"
+            down = llmcache.stats().tiers[1]
+            assert (down.breaker, down.reads, down.writes) == ("open", False, False)
+            assert (down.faults, down.error) == (1, "ConnectionError")
+            assert llmcache.stats(by="tier")[""].tiers == ()
+        finally:
+            redis_server.start()
+        until(lambda: llmcache.stats().tiers[1].breaker == "closed")
+        back = llmcache.stats().tiers[1]
+        assert (back.reads, back.writes, back.faults, back.error) == (True, True, 1, "ConnectionError")
+        assert async_to_sync(llmcache.astats)().tiers == (first, back)
 
 
 # Awaited

@@ -56,6 +56,18 @@ def test_the_examples_about_money_run() -> None:
     assert names["estimate"].monthly_saved_usd == 30
 
 
+@pytest.mark.django_db
+def test_the_examples_about_invalidating_run(sandbox: Sandbox) -> None:
+    names: dict[str, Any] = {"text": "The printer is on fire", "request": RequestFactory().get("/")}
+    names["request"].user = SimpleNamespace(get_username=lambda: "ann")
+    exec("from pydantic import BaseModel\nclass Ticket(BaseModel):\n    title: str", names)
+    conditions, dry, back = blocks((ROOT / "docs" / "invalidation.md").read_text())
+    for block in (conditions, dry, back):
+        exec(compile(block, "invalidation.md", "exec"), names)
+    assert names["concerned"].entries == 0
+    assert llmcache.undo(names["mistake"]) is False
+
+
 def test_the_readme_gets_a_newcomer_to_the_first_hit_in_ten_lines() -> None:
     start = README.index("In your own project")
     end = README.index("No other setting is needed")

@@ -1,10 +1,12 @@
 """What an import brings with it."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 
+from tests.cache_servers import RedisServer
 from tests.conftest import child_environment
 
 PROGRAM = """
@@ -43,15 +45,24 @@ print(*sorted({"openai", "httpx2", "genai_prices"} & set(sys.modules)))
 """
 
 
-def test_a_hit_does_not_load_the_providers_sdk() -> None:
+@pytest.mark.parametrize("tier", ["disk", "shared"])
+def test_a_hit_does_not_load_the_providers_sdk(tier: str, request: pytest.FixtureRequest) -> None:
+    """Nor does the first of a process, from whatever tier."""
     environment = child_environment()
+    if tier == "shared":
+        server: RedisServer = request.getfixturevalue("redis_server")
+        shared = {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": server.url}
+        default = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+        environment["LLMCACHE_TEST_CACHES"] = json.dumps({"default": default, "shared": shared})
+        settings = json.loads(environment["LLMCACHE_TEST_SETTINGS"])
+        environment["LLMCACHE_TEST_SETTINGS"] = json.dumps({**settings, "TIERS": ["shared"]})
     outputs = [
         subprocess.run(
             [sys.executable, "-c", HIT, word], capture_output=True, text=True, check=True, env=environment
         ).stdout.split()
         for word in ("miss", "hit")
     ]
-    assert outputs == [["genai_prices", "httpx2", "openai"], ["disk"]]
+    assert outputs == [["genai_prices", "httpx2", "openai"], [tier]]
 
 
 def test_an_import_opens_and_starts_nothing(tmp_path: object) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from llmcache.exceptions import ConfigurationError
+from llmcache.tiers import disk
 from llmcache.tiers.disk import SWEEP_EVERY, SWEEP_ROWS, DiskStore, DiskTier, store_at
 
 VALUE = b"x" * 3_000
@@ -152,6 +153,33 @@ def test_bytes_are_bytes_whatever_type_a_row_has(store: DiskStore, file: Path) -
     rows(file, "UPDATE entries SET expires = x'ff' WHERE key = CAST('expires bytes' AS BLOB)")
     assert (store.get("text"), store.get("number"), store.get("fraction")) == (b"text", None, None)
     assert (store.get("expires text"), store.get("expires bytes")) == (b"value", b"value")
+
+
+@pytest.mark.parametrize(
+    "key", ["", "a", "a\0", "a\0b", "a\0c", "ключ", "キー", "\U0001f511", "é", "e\u0301", "7", "x" * 5_000]
+)
+def test_a_key_is_its_own_text_and_no_other(key: str, store: DiskStore, file: Path) -> None:
+    others = [each for each in ("", "a", "a\0", "a\0b", "a\0c", "é", "e\u0301", "7", "7.0") if each != key]
+    for each in others:
+        store.set(each, each.encode(), None)
+    assert store.get(key) is None
+    store.set(key, VALUE, None)
+    assert (store.get(key), [store.get(each) for each in others]) == (VALUE, [each.encode() for each in others])
+    assert (key.encode(),) in rows(file, "SELECT key FROM entries WHERE typeof(key) = 'blob'")
+    assert store.delete(key)
+    assert store.get(key) is None
+
+
+def test_what_is_no_text_is_no_key(store: DiskStore) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        store.get("\ud800")
+
+
+def test_one_is_found_by_the_index(store: DiskStore, file: Path) -> None:
+    store.set("key", VALUE, None)
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {disk._GET}", ("key", 0.0)).fetchall()
+    assert [step[-1] for step in plan] == ["SEARCH entries USING INDEX sqlite_autoindex_entries_1 (key=?)"]
 
 
 def test_expired_rows_go_by_and_by(folder: Path, file: Path) -> None:

@@ -2,6 +2,7 @@
 
 import pickle
 import struct
+from dataclasses import replace
 from zlib import crc32
 
 import pytest
@@ -28,7 +29,7 @@ entries = st.builds(
     written_at=st.floats(allow_nan=False),
     fresh_until=st.floats(allow_nan=False),
     stale_until=st.floats(allow_nan=False),
-    cost=st.integers(-1, 2**63 - 1),
+    cost=st.integers(-1, envelope.MOST_COST),
     latency_ms=st.integers(0, 2**32 - 1),
     seen=st.lists(st.binary(min_size=16, max_size=16), max_size=64).map(b"".join),
     meta=st.binary(max_size=300),
@@ -75,6 +76,11 @@ def test_a_supplement_is_no_entry() -> None:
     data = envelope.encode(SMALL, flags=envelope.SUPPLEMENT)
     assert envelope.decode(data, KEY) is None
     assert envelope.decode(data, KEY, flags=envelope.SUPPLEMENT) == SMALL
+
+
+@pytest.mark.parametrize("cost", [-2, -(2**63), envelope.MOST_COST + 1, 2**63 - 1])
+def test_a_cost_that_no_answer_has_is_a_miss(cost: int) -> None:
+    assert envelope.decode(envelope.encode(replace(SMALL, cost=cost)), KEY) is None
 
 
 def test_a_header_that_announces_512_megabytes_allocates_nothing() -> None:

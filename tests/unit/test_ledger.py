@@ -345,6 +345,23 @@ def test_counts_of_what_cannot_be_are_written_all_the_same() -> None:
     assert sum(bucket.count for bucket in UsageBucket.objects.all()) == 4
 
 
+def test_costs_that_cannot_be_add_up_to_what_is_written_all_the_same(ledger: str) -> None:
+    """Each one fits into the database's integers; together they would not."""
+    import_records([started(1), settled(1), stored(1)], using=ledger, namespace=NAMESPACE)
+    for _ in range(4):
+        made = Collected()
+        for tier in ("memory", "disk", "shared"):
+            tally = Tally("Ticket", "openai/m", "acme", tier, "hit", bytes.fromhex(KEY), 2**62, 1)
+            made.add(tally, 3, int(HOUR.timestamp()))
+        assert add_counts(made, using=ledger, namespace=NAMESPACE, at=AT) == {}
+    day = TenantDay.objects.using(ledger).get(tenant="acme", outcome="hit")
+    hours = UsageBucket.objects.using(ledger).filter(outcome="hit")
+    assert (day.count, [hour.count for hour in hours], day.avoided_pico_usd) == (36, [12] * 3, 10**18)
+    assert [hour.avoided_pico_usd for hour in hours] == [10**18] * 3
+    (entry,) = CacheEntry.objects.using(ledger).all()
+    assert (entry.hits, 10**18 <= entry.saved_pico_usd <= 2 * 10**18) == (36, True)
+
+
 # Any order, any pieces, any repetitions
 
 TIMES = (AT - 3_600, AT, AT + 0.4, AT + 1)

@@ -1,0 +1,120 @@
+"""A process that asks and invalidates: ``python -m tests.flows.log_worker``, told by lines of JSON what to do."""
+
+import contextlib
+import json
+import os
+import sys
+import threading
+from typing import Any
+
+import django
+from pydantic import BaseModel
+
+
+class Person(BaseModel):
+    """A person."""
+
+    name: str
+
+
+class Worker:
+    """What this process does, by its name."""
+
+    def __init__(self) -> None:
+        self._open = contextlib.ExitStack()
+
+    def ask(self, text: str) -> str:
+        """Answer with the outcome of a call, and the tier that had it."""
+        import llmcache
+
+        found = llmcache.extract_with_info(text, Person)
+        return f"{found.outcome} {found.tier or ''}".strip()
+
+    def hit(self, text: str) -> bool:
+        """Ask the short way; whether the provider was left alone is for the test to see."""
+        import llmcache
+
+        return llmcache.extract(text, Person) == Person(name=text)
+
+    def invalidate(self, **conditions: Any) -> str | None:
+        """Answer with the id."""
+        import llmcache
+
+        return llmcache.invalidate(**conditions).id
+
+    def undo(self, invalidation: str) -> bool:
+        """Answer whether it was in force."""
+        import llmcache
+
+        return llmcache.undo(invalidation)
+
+    def begin(self) -> None:
+        """Begin a transaction."""
+        from django.db import transaction
+
+        self._open.enter_context(transaction.atomic())
+
+    def commit(self) -> None:
+        """End it."""
+        self._open.close()
+
+    def invalidate_and_die(self, **conditions: Any) -> None:
+        """Be killed when it is committed, and nobody has been told."""
+        from llmcache.engine.log import Log
+
+        Log.commit = lambda *_: os._exit(9)  # type: ignore[method-assign]
+        self.invalidate(**conditions)
+
+    def many(self, count: int) -> int:
+        """Write so many rows of no matter into the log."""
+        from django.utils import timezone
+
+        from llmcache.engine import process
+        from llmcache.models import Invalidation
+
+        namespace = process.current().namespace
+        made = (
+            Invalidation(uid=os.urandom(16).hex(), namespace=namespace, tag=f"tag-{n}", made_at=timezone.now())
+            for n in range(count)
+        )
+        return len(Invalidation.objects.bulk_create(made, batch_size=500))
+
+    def threads(self) -> list[str]:
+        """Answer with the threads that read the log."""
+        return [thread.name for thread in threading.enumerate() if thread.name == "llmcache-log"]
+
+    def fork(self, text: str) -> list[str]:
+        """Answer with what a child is told, before and after this process has invalidated everything."""
+        to_child, from_child = os.pipe(), os.pipe()
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                os.write(from_child[1], f"{self.ask(text)}\n".encode())
+                os.read(to_child[0], 1)
+                while self.ask(text).startswith("hit"):
+                    pass
+                os.write(from_child[1], b"miss\n")
+                code = 0
+            finally:
+                os._exit(code)
+        with os.fdopen(from_child[0]) as said:
+            first = said.readline().strip()
+            self.invalidate(everything=True)
+            os.write(to_child[1], b"!")
+            second = said.readline().strip()
+        return [first, second, str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))]
+
+
+def main() -> None:
+    """Do what the lines say, one after the other."""
+    django.setup()
+    worker = Worker()
+    for line in sys.stdin:
+        order = json.loads(line)
+        done = getattr(worker, order.pop("do"))(**order)
+        print(json.dumps({"done": done}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
