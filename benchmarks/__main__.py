@@ -1,9 +1,13 @@
-"""Print the table: ``python -m benchmarks``. Ratios are of one run; times belong to this machine and moment."""
+"""Print the table: ``python -m benchmarks``, or parts of it: ``python -m benchmarks hits faults``.
 
-import itertools
+Ratios are of one run; times belong to this machine and moment.
+"""
+
 import os
 import platform
+import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import django
@@ -11,6 +15,9 @@ import django
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "benchmarks.settings")
 _place = tempfile.TemporaryDirectory(prefix="llmcache-bench-")
 os.environ["LLMCACHE_BENCH_PLACE"] = _place.name
+# Children find modules compiled, as an installed package is; where this process was told not to, it may be from source.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ["PYTHONPYCACHEPREFIX"] = f"{_place.name}/compiled"
 
 
 def main() -> None:
@@ -20,17 +27,30 @@ def main() -> None:
 
     from django.core.management import call_command
 
-    from benchmarks import asynchronous, hits, imports, ledger, misses
+    from benchmarks import asynchronous, faults, footprint, hits, imports, ledger, misses, steps
 
+    place = Path(_place.name)
+    reports: dict[str, Callable[[], Iterator[str]]] = {
+        "hits": hits.report,
+        "steps": steps.report,
+        "misses": lambda: misses.report(place),
+        "ledger": ledger.report,
+        "asynchronous": lambda: asynchronous.report(place),
+        "faults": lambda: faults.report(place),
+        "footprint": lambda: footprint.report(place),
+        "imports": imports.report,
+    }
+    parts = sys.argv[1:] or list(reports)
+    if unknown := set(parts) - set(reports):
+        sys.exit(f"There is no part {', '.join(sorted(unknown))}. There are: {', '.join(reports)}.")
     with _place:
         call_command("migrate", verbosity=0)
         names = ("django", "pydantic", "openai")
         print(f"CPython {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in names))
         print(f"{os.cpu_count()} cores, {platform.machine()}; medians of interleaved rounds\n")
-        place = Path(_place.name)
-        reports = (hits.report(), misses.report(place), ledger.report(), asynchronous.report(place), imports.report())
-        for line in itertools.chain(*reports):
-            print(line, flush=True)
+        for part in parts:
+            for line in reports[part]():
+                print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -18,28 +18,20 @@ from llmcache.testing.sandbox import Sandbox, start_sandbox_process
 
 _RUNS = 9
 _FIRST = """
-import asyncio, sys, threading, time
+import asyncio, sys, time
 import django
 django.setup()
 import llmcache
 from benchmarks.hits import Small, _point_to
+from benchmarks.timing import Ticker
 _point_to(sys.argv[1])
-gaps = []
-async def beat():
-    last = time.perf_counter()
-    while True:
-        await asyncio.sleep(0.001)
-        now = time.perf_counter()
-        gaps.append(now - last)
-        last = now
 async def main():
-    heart = asyncio.create_task(beat())
-    await asyncio.sleep(0.1)
-    idle = max(gaps)
-    gaps.clear()
-    began = time.perf_counter()
-    await llmcache.aextract("the first text of process " + sys.argv[2], Small)
-    print(max(gaps) * 1e3, idle * 1e3, (time.perf_counter() - began) * 1e3)
+    async with Ticker() as ticker:
+        await asyncio.sleep(0.1)
+        idle = ticker.longest_ms()
+        began = time.perf_counter()
+        await llmcache.aextract("the first text of process " + sys.argv[2], Small)
+        print(ticker.longest_ms(), idle, (time.perf_counter() - began) * 1e3)
 asyncio.run(main())
 """
 

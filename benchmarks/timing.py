@@ -1,11 +1,13 @@
 """How things are timed here: interleaved rounds in random order, and medians."""
 
+import asyncio
 import gc
 import random
 import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Self
 
 Work = Callable[[], object]
 
@@ -61,3 +63,32 @@ def table(rows: Mapping[str, list[float]], floor: str, unit: str = "µs") -> Ite
     for name, figures in rows.items():
         middle = statistics.median(figures)
         yield f"  {name:<{width}}  {middle:9.2f} {unit}  {ratio(rows, name, floor):6.2f} x"
+
+
+class Ticker:
+    """A task that ticks each millisecond in an ``async with`` block, and tells for how long its loop stood still."""
+
+    async def __aenter__(self) -> Self:
+        self._last, self._longest = time.perf_counter(), 0.0
+        self._task = asyncio.create_task(self._ticking())
+        await asyncio.sleep(0.1)
+        self._longest = 0.0
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+
+    def longest_ms(self) -> float:
+        """Return the longest time between two ticks since this was last asked, the running one included."""
+        self._tick()
+        longest, self._longest = self._longest, 0.0
+        return longest * 1e3
+
+    async def _ticking(self) -> None:
+        while True:
+            self._tick()
+            await asyncio.sleep(0.001)
+
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        self._longest, self._last = max(self._longest, now - self._last), now

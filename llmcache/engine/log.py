@@ -98,11 +98,11 @@ class Log:
         grace: float,
         thread: bool,
     ) -> None:
-        self.epoch = 0
+        self._copy = LogCopy()
+        self.epoch = self._copy.epoch
         """Changes with each change that this process knows of."""
         self.good_until = float("-inf")
         """Until when no call has to ask ``confirm``, in monotonic seconds."""
-        self._copy = LogCopy()
         self._source = source
         self._board = board
         self._monotonic = monotonic

@@ -10,12 +10,15 @@ to look at. Who has seen the newer has seen the older. When the newer one is und
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator
-from itertools import product
 from typing import Final, NamedTuple
 
 from llmcache.engine.predicates import Facts, Predicate, matches
 from llmcache.envelope import MAX_SEEN, SEEN_ID_BYTES
+
+_epochs = itertools.count(1)
+"""Of the whole process: what is kept with an epoch may outlive the copy that it is of."""
 
 _NO_ID: Final = b"\0" * SEEN_ID_BYTES
 """Begins a list that would be too long: a digest of all the ids comes after it."""
@@ -97,12 +100,36 @@ class Judge:
         return False
 
 
+class _Alone:
+    """The only row with its predicate, as most are: a group of one in a tenth of its memory. It never changes."""
+
+    __slots__ = ("row",)
+
+    def __init__(self, row: Row) -> None:
+        self.row = row
+
+    @property
+    def heads(self) -> tuple[bytes, ...]:
+        return (self.row.id,)
+
+    def copy(self) -> _Alone:
+        return self
+
+    def with_row(self, row: Row) -> _Alone | _Group:
+        """Return the group that has this row too."""
+        return _Alone(row) if row.id == self.row.id else _Group(self.row, row)
+
+    def valid(self) -> tuple[Valid, ...]:
+        """Return the row, if it is in force."""
+        return (Valid(self.row.id, frozenset((self.row.id,))),) if self.row.active else ()
+
+
 class _Group:
     """The rows with one predicate."""
 
     __slots__ = ("_by", "_changes", "_heads", "_rows", "_valid")
 
-    def __init__(self) -> None:
+    def __init__(self, *rows: Row) -> None:
         self._rows: dict[bytes, Row] = {}
         self._by: dict[bytes, list[bytes]] = {}
         """By the id of a row, those that have superseded it."""
@@ -110,18 +137,18 @@ class _Group:
         """The ids that nobody has superseded."""
         self._changes = 0
         self._valid: tuple[int, tuple[Valid, ...]] = (0, ())
+        for row in rows:
+            self.with_row(row)
 
     @property
     def heads(self) -> tuple[bytes, ...]:
         return tuple(self._heads)
 
     def copy(self) -> _Group:
-        made = _Group()
-        for row in list(self._rows.values()):
-            made.put(row)
-        return made
+        return _Group(*list(self._rows.values()))
 
-    def put(self, row: Row) -> None:
+    def with_row(self, row: Row) -> _Group:
+        """Take in a row, and return the group that has it: itself."""
         is_new = row.id not in self._rows
         # In this order: whoever reads meanwhile finds the old rows in force, or the new one too, and never neither.
         self._rows[row.id] = row
@@ -132,6 +159,7 @@ class _Group:
                 self._by.setdefault(older, []).append(row.id)
                 self._heads.pop(older, None)
         self._changes += 1
+        return self
 
     def valid(self) -> tuple[Valid, ...]:
         """Return the rows in force: active, and not superseded by one that is."""
@@ -179,12 +207,12 @@ class LogCopy:
     """
 
     def __init__(self) -> None:
-        self.epoch = 0
+        self.epoch = next(_epochs)
         """Changes with each change of a row."""
         self._rows: dict[bytes, Row] = {}
         self._active = 0
         self._highest = 0
-        self._groups: dict[Predicate, _Group] = {}
+        self._groups: dict[Predicate, _Alone | _Group] = {}
         self._by_key: dict[str, tuple[Predicate, ...]] = {}
         self._patterns: tuple[_Pattern, ...] = ()
 
@@ -206,7 +234,7 @@ class LogCopy:
             self._highest = max(self._highest, row.number)
             self._index(row)
         if changed:
-            self.epoch += 1
+            self.epoch = next(_epochs)
 
     def replace(self, rows: Iterable[Row]) -> None:
         """Know these rows and no others."""
@@ -216,7 +244,7 @@ class LogCopy:
             return
         self._rows, self._active, self._highest = fresh._rows, fresh._active, fresh._highest
         self._groups, self._by_key, self._patterns = fresh._groups, fresh._by_key, fresh._patterns
-        self.epoch += 1
+        self.epoch = next(_epochs)
 
     def overlaid(self, rows: Iterable[Row]) -> LogCopy:
         """Return a copy that knows these rows too, and leaves this one as it is."""
@@ -234,11 +262,9 @@ class LogCopy:
         predicate = row.predicate
         group = self._groups.get(predicate)
         if group is not None:
-            group.put(row)
+            self._groups[predicate] = group.with_row(row)
             return
-        group = _Group()
-        group.put(row)
-        self._groups[predicate] = group
+        self._groups[predicate] = _Alone(row)
         if predicate.key is not None:
             self._by_key[predicate.key] = (*self._by_key.get(predicate.key, ()), predicate)
             return
@@ -269,7 +295,7 @@ class LogCopy:
         )
         for pattern in self._patterns:
             # A condition of no matter is None, and what the call does not have at all meets no condition.
-            for values in product(
+            for values in itertools.product(
                 *(choice if wanted else (None,) for wanted, choice in zip(pattern, choices, strict=True))
             ):
                 if None in (value for value, wanted in zip(values, pattern, strict=True) if wanted):

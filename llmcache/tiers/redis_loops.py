@@ -10,7 +10,7 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -27,6 +27,8 @@ from llmcache.tiers.redis_pool import CONNECT_SECONDS, SOCKET_SECONDS, NoConnect
 
 LONG_LIVED_SECONDS: Final = 1.0
 """From this age on a loop has connections: opening one for each loop would cost more than asking a thread."""
+MOST_CONNECTING: Final = 4
+"""Connections that a loop makes at once."""
 LATE_SECONDS: Final = 0.05
 """A limit that is noticed later than this was noticed by a loop that had stood still."""
 
@@ -42,8 +44,8 @@ _PLAIN_CREDENTIALS: Final = (type(None), UsernamePasswordCredentialProvider)
 _NOT_FOR_LOOPS: Final = ("parser_class", "retry", "socket_timeout", "connection_pool")
 
 
-class LoopStoodStillError(Exception):
-    """A reply was not there in time, and nothing is known of the server: the loop itself was busy with something."""
+class UndecidedError(Exception):
+    """Nothing is known of the server: the loop was busy with something else, or has no connection to spare."""
 
 
 class LoopConnections:
@@ -78,7 +80,7 @@ class LoopConnections:
         with self._lock:
             return now - self._born.setdefault(loop, now) >= LONG_LIVED_SECONDS
 
-    async def _keep(self, loop: asyncio.AbstractEventLoop, make: Callable[[], Any]) -> Connections:
+    async def _keep(self, loop: asyncio.AbstractEventLoop, make: Callable[[], Awaitable[Any]]) -> Connections:
         for other in [other for other in list(self._kept) if other.is_closed()]:
             # It did not end as loops do, and its connections with it.
             self._forget(other)
@@ -107,33 +109,35 @@ class LoopConnections:
 class Connections:
     """The connections of one loop to one server; used there alone."""
 
-    def __init__(self, make: Callable[[], Any]) -> None:
+    def __init__(self, make: Callable[[], Awaitable[Any]]) -> None:
         self._make = make
         self._free: list[Any] = []
         # Taken by whoever asks. As long as there is room, that is one comparison and no waiting.
         self._places = asyncio.Semaphore(redis_pool.MOST_CONNECTIONS)
+        self._connecting = asyncio.Semaphore(MOST_CONNECTING)
         self._until: AsyncGenerator[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._is_closed = False
         self.waits = 0
 
-    async def ask(self, *command: Any, seconds: float = SOCKET_SECONDS) -> Any:
-        """Return the reply to a command. A connection that may still bring a reply is not used again."""
+    async def ask(
+        self, *command: Any, seconds: float = SOCKET_SECONDS, is_given_up: Callable[[], bool] = lambda: False
+    ) -> Any:
+        """Return the reply to a command. A connection that may still bring a reply is not used again.
+
+        ``is_given_up``: whether others have found out meanwhile that the server is not to be asked.
+        """
         if self._places.locked():
             self.waits += 1
-            try:
-                async with asyncio.timeout(SOCKET_SECONDS):
-                    await self._places.acquire()
-            except TimeoutError:
-                raise NoConnectionError(f"all {redis_pool.MOST_CONNECTIONS} connections are in use") from None
+            await _acquire(self._places, f"all {redis_pool.MOST_CONNECTIONS} connections are in use")
         else:
             await self._places.acquire()
         try:
-            return await self._asked(command, seconds)
+            return await self._asked(command, seconds, is_given_up)
         finally:
             self._places.release()
 
-    async def _asked(self, command: tuple[Any, ...], seconds: float) -> Any:
+    async def _asked(self, command: tuple[Any, ...], seconds: float, is_given_up: Callable[[], bool]) -> Any:
         connection = await self._taken()
         if connection is not None:
             try:
@@ -142,7 +146,18 @@ class Connections:
                 # The server has hung up since, a restart for one, and so on the others.
                 while self._free:
                     await _hang_up(self._free.pop())
-        return await self._asked_on(await self._connected(), command, seconds)
+        return await self._asked_on(await self._another(is_given_up), command, seconds)
+
+    async def _another(self, is_given_up: Callable[[], bool]) -> Any:
+        """Return a connection that has come free meanwhile, or a new one."""
+        # All at once, they would take each other's time until it is over for all.
+        await _acquire(self._connecting, "others have not come to an end with connecting")
+        try:
+            if is_given_up():
+                raise NoConnectionError("others could not connect")
+            return await self._taken() or await self._connected()
+        finally:
+            self._connecting.release()
 
     async def _asked_on(self, connection: Any, command: tuple[Any, ...], seconds: float) -> Any:
         clock = asyncio.get_running_loop().time
@@ -173,17 +188,16 @@ class Connections:
 
     async def _connected(self) -> Any:
         clock = asyncio.get_running_loop().time
+        connection = await self._make()
         until = clock() + CONNECT_SECONDS
-        connection = None
         try:
             async with asyncio.timeout_at(until):
-                connection = await workers.files.run(self._make)
                 await connection.connect()
         except BaseException as error:
-            if connection is not None:
-                await connection.disconnect(nowait=True)
+            await connection.disconnect(nowait=True)
             if isinstance(error, TimeoutError):
-                raise _too_late(clock() - until, f"no connection in {CONNECT_SECONDS:g} s") from None
+                # The loop may have had no time for it: a thread finds out.
+                raise UndecidedError(f"no connection in {CONNECT_SECONDS:g} s") from None
             raise
         return connection
 
@@ -214,8 +228,8 @@ class Connections:
             self._closing = asyncio.get_running_loop().create_task(self._until.aclose())
 
 
-def _factory(pool: OwnPool) -> Callable[[], Any] | None:
-    """Return what makes an unconnected connection to where a pool's lead, blocking; None when only threads can."""
+def _factory(pool: OwnPool) -> Callable[[], Awaitable[Any]] | None:
+    """Return what makes an unconnected connection to where a pool's lead; None when only threads can."""
     arguments, made = pool.connection_kwargs, _CLASSES.get(pool.connection_class)
     if made is None or arguments.get("redis_connect_func") is not None:
         return None
@@ -226,15 +240,15 @@ def _factory(pool: OwnPool) -> Callable[[], Any] | None:
     kept["socket_timeout"] = None
     by_sentinel = arguments.get("connection_pool")
 
-    def make() -> Any:
-        if by_sentinel is None:
-            connection = made(**kept)
-        else:
-            host, port = by_sentinel.get_master_address()
-            connection = made(**{**kept, "host": host, "port": port})
+    async def make() -> Any:
+        where: dict[str, Any] = {}
+        if by_sentinel is not None:
+            where["host"], where["port"] = await _in_time(by_sentinel.get_master_address)
+        connection = made(**{**kept, **where})
         if isinstance(connection, awaited.SSLConnection):
             # It reads certificates.
-            connection.ssl_context.get()  # pyright: ignore[reportUnknownMemberType]
+            context: Any = connection.ssl_context
+            await workers.files.run(context.get)
         return connection
 
     try:
@@ -246,7 +260,23 @@ def _factory(pool: OwnPool) -> Callable[[], Any] | None:
 
 
 def _too_late(by: float, what: str) -> Exception:
-    return LoopStoodStillError(what) if by > LATE_SECONDS else TimeoutError(what)
+    return UndecidedError(what) if by > LATE_SECONDS else TimeoutError(what)
+
+
+async def _in_time(ask: Callable[[], Any]) -> Any:
+    try:
+        async with asyncio.timeout(SOCKET_SECONDS):
+            return await workers.files.run(ask)
+    except TimeoutError:
+        raise TimeoutError(f"no answer from Sentinel in {SOCKET_SECONDS:g} s") from None
+
+
+async def _acquire(places: asyncio.Semaphore, otherwise: str) -> None:
+    try:
+        async with asyncio.timeout(SOCKET_SECONDS):
+            await places.acquire()
+    except TimeoutError:
+        raise UndecidedError(otherwise) from None
 
 
 async def _hang_up(connection: Any) -> None:

@@ -24,7 +24,7 @@ from llmcache.tiers.base import Health, TierState, state_of
 from llmcache.tiers.breaker import Breaker
 from llmcache.tiers.django_tier import DjangoTier, require_bytes
 from llmcache.tiers.redis_alias import RedisAlias, redis_alias
-from llmcache.tiers.redis_loops import Connections, LoopConnections, LoopStoodStillError
+from llmcache.tiers.redis_loops import Connections, LoopConnections, UndecidedError
 from llmcache.tiers.redis_pool import SOCKET_SECONDS, limited
 from llmcache.tiers.spending import Spending
 
@@ -137,7 +137,7 @@ class RedisTier(DjangoTier):
             if connections is None:
                 return await workers.files.run(partial(self.get, key))
             value = await _aask(server, connections, "GET", name)
-        except LoopStoodStillError:
+        except UndecidedError:
             return await workers.files.run(partial(self.get, key))
         except Exception as error:  # noqa: BLE001  # the client's, and the system's
             self._fault(self._reads, server, error)
@@ -228,10 +228,15 @@ def _ask(server: _Server, *command: Any) -> Any:
 async def _aask(server: _Server, connections: Connections, *command: Any) -> Any:
     """Do as ``_ask``, awaited."""
     account = spending.of_this_call()
+
+    def is_given_up() -> bool:
+        return server.breaker.is_open
+
     if account is None:
-        return await connections.ask(*command)
+        return await connections.ask(*command, is_given_up=is_given_up)
     began = time.monotonic()
-    reply = await connections.ask(*command, seconds=min(_left(account), SOCKET_SECONDS))
+    seconds = min(_left(account), SOCKET_SECONDS)
+    reply = await connections.ask(*command, seconds=seconds, is_given_up=is_given_up)
     _spend(account, server, time.monotonic() - began)
     return reply
 

@@ -5,7 +5,7 @@ import contextvars
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -216,6 +216,25 @@ def test_a_crowd_shares_what_there_is(
 
     assert asyncio.run(calls()) == before + 3
     assert (state().faults, state().waits, provider.calls) == (0, 57, 1)
+
+
+def test_a_crowd_that_comes_at_once_over_a_server_that_is_well(
+    old: None, over: str, provider: Sandbox, plain: redis.Redis
+) -> None:
+    """Connecting takes time too, and who connects must not take it from the others."""
+    names = [f"guest {number}" for number in range(100)]
+    for name in names:
+        provider.answers[name] = {"name": name}
+        llmcache.extract(name, Person)
+    paid = provider.calls
+
+    async def calls() -> None:
+        for _ in range(3):
+            found = await asyncio.gather(*(llmcache.aextract(name, Person) for name in names))
+            assert [each.name for each in found] == names
+
+    asyncio.run(calls())
+    assert (provider.calls - paid, state().faults, state().breaker) == (0, 0, "closed")
 
 
 # -- faults
@@ -558,7 +577,11 @@ def made(**given: Any) -> Any:
 
     pool = pool_of(BACKEND=DJANGO, **given)
     make = redis_loops._factory(pool)
-    return None if make is None else make()
+    return None if make is None else asyncio.run(_awaited(make()))
+
+
+async def _awaited(made: Awaitable[Any]) -> Any:
+    return await made
 
 
 def test_the_projects_arguments_hold() -> None:
