@@ -27,6 +27,7 @@ A step knows only the steps below it. ``conf`` is the one reader of settings
 ``backends`` the two cache backends that a project names in ``CACHES``.
 """
 
+from llmcache.bypassing import bypass
 from llmcache.exceptions import (
     AsyncContext,
     AuthenticationFailed,
@@ -105,6 +106,7 @@ __all__ = [
     "ainvalidate",
     "astats",
     "aundo",
+    "bypass",
     "estimate_savings",
     "extract",
     "extract_with_completion",

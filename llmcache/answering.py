@@ -14,6 +14,7 @@ from typing import Any
 from django.views.decorators.debug import sensitive_variables
 
 from llmcache import request, workers
+from llmcache.bypassing import is_bypassed
 from llmcache.engine.asyncio_port import AsyncioPort
 from llmcache.engine.background import Errand
 from llmcache.engine.call import Answered, Call, Done
@@ -167,6 +168,8 @@ def checked(
     scope = request.scope(tenant, subject, tags, options.get("version"), options.get("variant"))
     ttl = request.lifetime(options.get("ttl", settings.ttl))
     cache = request.cache_use(options.get("cache", "use"))
+    if cache in ("use", "refresh") and (is_bypassed() or not settings.enabled):
+        cache = "bypass"
     timeout = request.duration(options.get("timeout", settings.timeout))
     max_retries = request.count("max_retries", options.get("max_retries", settings.max_retries))
     max_reasks = request.count("max_reasks", options.get("max_reasks", settings.max_reasks))

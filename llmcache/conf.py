@@ -44,6 +44,7 @@ from llmcache.setting_values import (
 class Settings:
     """``LLMCACHE`` with every value checked and every default filled in."""
 
+    enabled: bool
     providers: Mapping[str, ProviderSettings]
     model: str
     tiers: tuple[str, ...] | None
@@ -99,6 +100,13 @@ class Option:
 
 
 OPTIONS: tuple[Option, ...] = (
+    Option(
+        "ENABLED",
+        True,
+        flag,
+        "bool",
+        "Whether answers are looked up and kept; with False every call asks, as with cache='bypass'.",
+    ),
     Option(
         "PROVIDERS",
         {},

@@ -17,6 +17,7 @@ from asgiref.sync import markcoroutinefunction
 from pydantic import ValidationError
 
 from llmcache import request
+from llmcache.bypassing import is_bypassed
 from llmcache.engine import process
 from llmcache.engine.call import Answered, Done, Outcome, Reason
 from llmcache.engine.log_copy import Judge
@@ -144,7 +145,8 @@ class Extractor:
         dict of these. ``model``: ``"provider/model"``. ``system``: the system prompt. ``kind``: what the answer is
         for, in settings and reports; the type's name by default. ``ttl``: seconds or timedelta that an answer may be
         old; None = any age, 0 = ask and do not store. ``tenant``, ``subject``, ``tags``, ``version``, ``variant``:
-        parts of the key. ``cache``: ``"use"``, ``"bypass"`` (ask, touch no tier) or ``"only"`` (never ask).
+        parts of the key. ``cache``: ``"use"``, ``"refresh"`` (ask and store), ``"bypass"`` (ask, touch no tier) or
+        ``"only"`` (never ask).
         ``timeout``: seconds for the whole call, retries included. ``max_retries``: further attempts when one fails on
         the way. ``max_reasks``: further questions when an answer does not pass validation. ``unkeyed``: names among
         ``params`` that are sent and not in the key. ``params``: sent to the provider as they are, and in the key.
@@ -425,7 +427,7 @@ def _hit(
         prepared = now.prepared.get(tagged(response_model, options, params))
     except Exception:  # noqa: BLE001  # what cannot be hashed is not looked up
         return _NO_HIT
-    if prepared is None or type(content) is not str or not prepared.current():
+    if prepared is None or type(content) is not str or is_bypassed() or not prepared.current():
         return _NO_HIT
     try:
         data = content.encode()

@@ -13,8 +13,9 @@ from llmcache import keys
 from llmcache.exceptions import InputTooLarge, InvalidRequest, InvalidText, UnsupportedType
 from llmcache.providers.base import RESERVED_FIELDS, TRANSPORT_FIELDS
 
-CacheUse = Literal["use", "bypass", "only"]
-"""``use``: answer from the cache, ask and store on a miss. ``bypass``: ask, touch no tier. ``only``: never ask."""
+CacheUse = Literal["use", "refresh", "bypass", "only"]
+"""``use``: answer from the cache, ask and store on a miss. ``refresh``: ask and store. ``bypass``: ask, touch no tier.
+``only``: never ask."""
 
 MAX_WORD: Final = 1_000
 """Characters of a tenant, subject, tag, version or variant."""

@@ -31,6 +31,7 @@ _REASONS: Final = {
     "invalidated": gettext_lazy("invalidated"),
     "unconfirmed": gettext_lazy("not known whether invalidated"),
     "completion_missing": gettext_lazy("completion was gone"),
+    "refresh": gettext_lazy("refreshed"),
     "bypass": gettext_lazy("bypass"),
     "ttl_zero": gettext_lazy("TTL of zero"),
 }
@@ -227,6 +228,21 @@ class State(Choice):
         if value == CacheEntry.State.EXPIRED:
             return queryset.filter(expires_at__lte=now)
         return queryset.none()
+
+
+class InForce(Choice):
+    """By whether invalidations are in force."""
+
+    title = gettext_lazy("state")
+    parameter_name = "state"
+
+    def offered(self, known: Known) -> Iterable[tuple[str, str]]:  # noqa: ARG002
+        """Return both states."""
+        return [("in_force", _("in force")), ("undone", _("undone"))]
+
+    def chosen(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
+        """Return the invalidations that are, or are not, in force."""
+        return queryset.filter(active=value == "in_force") if value in ("in_force", "undone") else queryset.none()
 
 
 class Outcome(Choice):

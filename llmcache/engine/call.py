@@ -17,9 +17,19 @@ if TYPE_CHECKING:
 Outcome = Literal["hit", "miss", "collapsed", "bypass"]
 """``collapsed``: answered by another call's provider call that was under way."""
 
-Reason = Literal["not_found", "invalid", "invalidated", "unconfirmed", "completion_missing", "bypass", "ttl_zero"]
+Reason = Literal[
+    "not_found",
+    "invalid",
+    "invalidated",
+    "unconfirmed",
+    "completion_missing",
+    "refresh",
+    "bypass",
+    "ttl_zero",
+]
 """Why the provider was asked: nothing usable in any tier; what was there does not pass the type's validation; it was
-invalidated; nobody can tell whether it was; the completion was asked for and is gone; ``cache="bypass"``; ``ttl=0``."""
+invalidated; nobody can tell whether it was; the completion was asked for and is gone; ``cache="refresh"``;
+``cache="bypass"``; ``ttl=0``."""
 
 NO_AGE_LIMIT: Final = float("inf")
 
@@ -35,7 +45,7 @@ class Call:
     key: bytes
     ttl: float | None
     """Seconds; None = any age, 0 = ask and do not store."""
-    cache: Literal["use", "bypass", "only"]
+    cache: Literal["use", "refresh", "bypass", "only"]
     timeout: float
     max_retries: int
     max_reasks: int

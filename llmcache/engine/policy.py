@@ -138,7 +138,7 @@ async def resolve(call: Call, port: Port, *, looked: bool = False) -> Answered:
     while True:
         # Before anything is asked: what is asked now is not touched by what is invalidated later.
         view = await port.view(call)
-        if not looked:
+        if not looked and call.cache != "refresh":
             answered, _ = await _look(call, port, view)
             if answered is not None:
                 return answered
@@ -207,10 +207,12 @@ async def _fly(call: Call, port: Port, deadline: float, view: View) -> Answered 
         flight = port.board(own)
         if flight is not own:
             return await _follow(call, port, deadline, flight)
-        # Another caller may have stored the answer between our look and our boarding.
-        answered, reason = await _look(call, port, view)
-        if answered is not None:
-            return answered
+        reason: Reason = "refresh"
+        if call.cache != "refresh":
+            # Another caller may have stored the answer between our look and our boarding.
+            answered, reason = await _look(call, port, view)
+            if answered is not None:
+                return answered
         leader = _Leader(call, port, deadline, reason, view)
         try:
             answered = await leader.fly()
