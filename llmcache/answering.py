@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from django.views.decorators.debug import sensitive_variables
 
@@ -30,6 +30,8 @@ from llmcache.prepared import Prepared, lookup_of
 from llmcache.request import NOT_GIVEN
 
 logger = logging.getLogger("llmcache.call")
+
+_CLOCKS_DIFFER: Final = 3_600.0
 
 
 @sensitive_variables()
@@ -141,7 +143,7 @@ def _keep_prepared(
         return
     found = now.prepared.get(lookup)
     if found is None or found.plan is not call.plan:
-        now.prepared.keep(lookup, Prepared(call.plan, call.scope, call.max_age, call.facts, now.memory_name))
+        now.prepared.keep(lookup, Prepared(call.plan, call.scope, call.oldest, call.facts, now.memory_name))
 
 
 @sensitive_variables()
@@ -203,5 +205,7 @@ def checked(
             tags,
             plan.kind,
         ),
+        # Clocks differ, and a row may be gone some hours before another machine's clock says so.
+        horizon=settings.retention["invalidations"] - _CLOCKS_DIFFER,
         older_keys=plan.older_keys(scope, data),
     )

@@ -16,6 +16,7 @@ from django.conf import settings as django_settings
 from llmcache.exceptions import ConfigurationError
 from llmcache.money.pricing import DatedPrice
 from llmcache.setting_values import (
+    RETENTION,
     Allowance,
     KeySecret,
     ProviderSettings,
@@ -31,6 +32,7 @@ from llmcache.setting_values import (
     one_of,
     prices,
     providers,
+    retention,
     seconds,
     short_text,
     tenant_source,
@@ -69,6 +71,7 @@ class Settings:
     time_zone: str | None
     recheck: float
     recheck_grace: float
+    retention: Mapping[str, float]
     keep_requests: str
     key_secrets: tuple[KeySecret, ...]
     tenant: Callable[[], object] | str | None
@@ -248,6 +251,13 @@ OPTIONS: tuple[Option, ...] = (
         seconds(none=False, zero=True, most=1e6),
         "seconds or timedelta",
         "How long entries are served while nobody can tell whether they were invalidated.",
+    ),
+    Option(
+        "RETENTION",
+        RETENTION,
+        retention,
+        "dict with 'invalidations': seconds or timedelta",
+        "How long rows are kept; an entry that is older than invalidations are kept is a miss.",
     ),
     Option(
         "KEEP_REQUESTS",

@@ -179,6 +179,7 @@ def _made(now: Runtime, predicate: Predicate, reason: str, made_by: str) -> Inva
 
     from llmcache.invalidation_rows import columns_of, note_that_one_was_made
     from llmcache.models import Invalidation
+    from llmcache.pruning import prune_invalidations
 
     now.require_database()
     # What it supersedes is what is known here: the more, the shorter the lists that entries hold.
@@ -193,8 +194,9 @@ def _made(now: Runtime, predicate: Predicate, reason: str, made_by: str) -> Inva
         made_by=made_by,
         reason=reason,
     )
-    note_that_one_was_made()
+    note_that_one_was_made(now.namespace)
     row.save(using=now.settings.database, force_insert=True)
+    prune_invalidations(now.settings.database, now.namespace, now.settings.retention["invalidations"])
     _change(now, [Row(row.pk, uid, predicate, True, supersedes)])
     return Invalidated(row.uid)
 
@@ -206,7 +208,7 @@ def _undone(now: Runtime, row: Invalidation, undone_by: str) -> bool:
     from llmcache.models import Invalidation
 
     rows = Invalidation.objects.using(now.settings.database).filter(pk=row.pk, active=True)
-    note_that_one_was_made()
+    note_that_one_was_made(now.namespace)
     if not rows.update(active=False, undone_at=timezone.now(), undone_by=undone_by):
         return False
     _change(now, [row_of(row)._replace(active=False)])

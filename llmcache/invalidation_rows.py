@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Generator, Iterable
 from contextlib import closing, contextmanager
 from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connections
-from django.db.models import Count, Max, Q
+from django.db.models import Count, IntegerField, Max, Q, TextField
+from django.db.models.functions import Cast
 
 from llmcache.engine.log_copy import Row, State
 from llmcache.engine.predicates import Predicate
+from llmcache.envelope import SEEN_ID_BYTES
 from llmcache.models import Invalidation
 from llmcache.money import forks
 
@@ -52,18 +56,25 @@ class InvalidationRows:
 
     def rows(self, above: int = 0, *, undone: bool = False) -> list[Row]:
         """Return the rows whose number is higher; with ``undone`` those alone that were undone."""
-        rows = self._rows().filter(pk__gt=above) if above else self._rows()
-        rows = rows.filter(active=False) if undone else rows
-        columns = rows.order_by("pk").values_list("pk", "uid", "active", "supersedes", *_COLUMNS.values())
-        return [_row(*each) for each in columns.iterator(chunk_size=5_000)]
+        # In this form the index serves it everywhere: SQLite looks through all rows for NOT active.
+        rows = self._rows().filter(active__in=(False,) if undone else (True, False), pk__gt=above)
+        # Of plain types, and decoded here: what the fields do with each value takes as long as all else together.
+        plain = rows.annotate(holds=Cast("active", IntegerField()), older=Cast("supersedes", TextField()))
+        found = plain.order_by("pk").values_list("pk", "uid", "holds", "older", *_COLUMNS.values())
+        # A server-side cursor, for all, takes longer than it takes to read what is new. In pieces that are gone again
+        # before the garbage collector counts them among what stays: of many it would look at all there is, again and again.
+        return _read(found if above or undone else found.iterator(chunk_size=500))
 
     @contextmanager
     def reading(self) -> Generator[None]:
         """Keep forks and open connections to SQLite apart, see ``forks``; other databases do not mind."""
-        if self._using in connections.settings and connections[self._using].vendor == "sqlite":
+        if self._using not in connections.settings:
+            yield
+        elif connections[self._using].vendor == "sqlite":
             with forks.between(), closing(connections[self._using]):
                 yield
         else:
+            connections[self._using].close_if_unusable_or_obsolete()
             yield
 
     def close(self) -> None:
@@ -72,7 +83,11 @@ class InvalidationRows:
             connections[self._using].close()
 
     def _rows(self) -> Any:
-        connections[self._using].close_if_unusable_or_obsolete()
+        connection = connections[self._using]
+        # It may be the caller's own, who may be reading by it: closed when it is lost, and not when it is old.
+        lost = connection.errors_occurred and connection.connection is not None and not connection.in_atomic_block
+        if lost and not connection.is_usable():
+            connection.close()
         return Invalidation.objects.using(self._using).filter(namespace=self._namespace)
 
     def _is_there(self, error: Exception) -> bool:
@@ -82,34 +97,55 @@ class InvalidationRows:
         return Invalidation._meta.db_table in connection.introspection.table_names()
 
 
-_made_here = False
+_made_in: set[str] = set()
 
 
-def note_that_one_was_made() -> None:
-    """Let tests read the log from now on."""
-    global _made_here
-    _made_here = True
+def note_that_one_was_made(namespace: str) -> None:
+    """Let the test that this name space belongs to read the log from now on."""
+    _made_in.add(namespace)
 
 
 class RowsOfTest(InvalidationRows):
-    """The rows that a test reads: none before something was invalidated in this process.
+    """The rows that a test reads: none before it has invalidated something.
 
     A project's tests count their queries, and some may not query at all.
     """
 
     def state(self) -> State:
         """Return what tells whether a copy is up to date."""
-        return super().state() if _made_here else _EMPTY
+        return super().state() if self._namespace in _made_in else _EMPTY
 
 
-def _row(number: int, uid: str, active: bool, supersedes: Iterable[str], *conditions: str) -> Row:
-    predicate = Predicate(*(each or None for each in conditions))
-    return Row(number, bytes.fromhex(uid), predicate, active, tuple(map(bytes.fromhex, supersedes)))
+def _read(found: Iterable[tuple[Any, ...]]) -> list[Row]:
+    words: dict[str, str | None] = {"": None}
+    """Each word once: tenants, kinds and models of many rows are the same."""
+    known, rows = words.setdefault, list[Row]()
+    for number, uid, holds, older, *conditions in found:
+        predicate = Predicate._make(map(known, conditions, conditions))
+        rows.append(Row(number, _id(uid), predicate, holds == 1, () if older == "[]" else _ids(older)))
+    return rows
+
+
+def _id(uid: str) -> bytes:
+    try:
+        found = bytes.fromhex(uid)
+    except ValueError:
+        found = b""
+    # What somebody else has written there is an id all the same: one row must not make the log unreadable.
+    return found if len(found) == SEEN_ID_BYTES else hashlib.blake2b(uid.encode(), digest_size=SEEN_ID_BYTES).digest()
+
+
+def _ids(supersedes: str) -> tuple[bytes, ...]:
+    try:
+        return tuple(map(_id, json.loads(supersedes)))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return ()
 
 
 def row_of(row: Invalidation) -> Row:
     """Return what a copy of the log knows of a row."""
-    return _row(row.pk, row.uid, row.active, row.supersedes, *(getattr(row, column) for column in _COLUMNS.values()))
+    predicate = Predicate(*(getattr(row, column) or None for column in _COLUMNS.values()))
+    return Row(row.pk, _id(row.uid), predicate, row.active, _ids(json.dumps(row.supersedes)))
 
 
 def columns_of(predicate: Predicate) -> dict[str, str]:

@@ -44,6 +44,12 @@ class KeySecret:
     secret: bytes = field(repr=False)
 
 
+_DAY = 86_400.0
+
+RETENTION: Mapping[str, float] = {"invalidations": 400 * _DAY}
+"""How long rows are kept, in seconds."""
+
+
 class UnusableError(ValueError):
     """What a reader says of a value that cannot be used; becomes a Problem."""
 
@@ -81,6 +87,23 @@ def seconds(*, none: bool, zero: bool = False, most: float = 1e11) -> Callable[[
         return float(number)
 
     return read
+
+
+def retention(value: Any) -> Mapping[str, float]:
+    """Read how long rows are kept, in seconds, by what they are; what is not named is kept as long as by default."""
+    if not isinstance(value, Mapping):
+        raise UnusableError("must be a dict, e.g. {'invalidations': timedelta(days=400)}")
+    kept = dict(RETENTION)
+    for name, time in cast("Mapping[Any, Any]", value).items():
+        if name not in RETENTION:
+            raise UnusableError(f"has the unknown key {name!r}{nearest(str(name), list(RETENTION))}")
+        try:
+            kept[name] = seconds(none=False)(time)
+        except UnusableError as error:
+            raise UnusableError(f"[{name!r}] {error}") from None
+        if kept[name] < _DAY:
+            raise UnusableError(f"[{name!r}] must be a day at least")
+    return kept
 
 
 def flag(value: Any) -> bool:

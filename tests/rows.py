@@ -22,7 +22,7 @@ from llmcache import conf
 from llmcache.clock import Clock
 from llmcache.engine import isolation, process
 from llmcache.engine.runtime import Runtime
-from llmcache.models import CacheEntry, EntryTag, ProviderCall, SchemaVersion, TenantDay, UsageBucket
+from llmcache.models import CacheEntry, EntryTag, Invalidation, ProviderCall, SchemaVersion, TenantDay, UsageBucket
 from llmcache.testing.sandbox import Sandbox, faults
 
 DAYS = 31
@@ -236,9 +236,12 @@ def one_call(sandbox: Sandbox) -> None:
 
 # What looks for a hole: out of an attribute, out of text, as a template, and as an address.
 PAYLOAD = "\"'><img src=x onerror=window.__xss=1><script>window.__xss=1</script>{{ 7|add:7 }}javascript:alert(1)"
-TABLES: tuple[type[models.Model], ...] = (ProviderCall, CacheEntry, EntryTag, SchemaVersion, UsageBucket, TenantDay)
-# The app's own words, or what an entry in the tiers is found by.
-_KEPT = {"outcome", "namespace"}
+TABLES: tuple[type[models.Model], ...] = (
+    *(ProviderCall, CacheEntry, EntryTag, SchemaVersion, UsageBucket, TenantDay),
+    Invalidation,
+)
+# The app's own words, or what an entry in the tiers or a line of the log is found by.
+_KEPT = {"outcome", "namespace", "uid", "supersedes"}
 
 
 def hostile(sandbox: Sandbox) -> None:
@@ -251,6 +254,8 @@ def hostile(sandbox: Sandbox) -> None:
         with moved(_last_hour(), simulated=False):
             for _ in range(2):
                 llmcache.extract(text, Ingredient, tags=[PAYLOAD], tenant=PAYLOAD, timeout=_PATIENCE)
+    llmcache.undo(llmcache.invalidate(tenant=PAYLOAD, subject=PAYLOAD, reason=PAYLOAD), user=PAYLOAD[:200])
+    llmcache.invalidate(kind=PAYLOAD[:100], tag=PAYLOAD, subject=PAYLOAD, user=PAYLOAD[:200])
     assert {model for model in apps.get_app_config("llmcache").get_models() if not model._meta.proxy} == set(TABLES)
     for table in TABLES:
         for number, row in enumerate(table._default_manager.order_by("pk")):

@@ -6,9 +6,12 @@ filters       filters whose choices are read from the sums, never from the rows
 columns       cells of lists and facts of pages
 entries       cache entries
 whereabouts   where an entry lies now, asked of every tier within a deadline
+validity      which entries the invalidation log makes void
 contents      the answer and the request of an entry, and as text to read
 exports       entries as JSON lines, as a stream
 calls         provider calls
 sums          hours of usage and days of tenants
+invalidations what was invalidated: the list, undoing, and the form that invalidates
+invalidation_form  its fields, and what is refused
 schemas       schema versions and what has changed between them
 """

@@ -57,9 +57,11 @@ def badge(text: str, tone: str) -> SafeString:
     return format_html('<span class="llmcache-badge llmcache-{}">{}</span>', tone, text)
 
 
-def state_badge(entry: CacheEntry) -> SafeString:
-    """Return what an entry is good for."""
+def state_badge(entry: CacheEntry, *, void: bool = False) -> SafeString:
+    """Return what an entry is good for; ``void``: it was invalidated."""
     state = entry.state
+    if void and state == CacheEntry.State.FRESH:
+        return badge(_("invalidated"), "warning")
     return badge(str(state.label), _TONES[state])
 
 
@@ -104,7 +106,7 @@ def link(address: str | None, text: str | SafeString) -> str | SafeString:
     return text if address is None else format_html('<a href="{}">{}</a>', address, text)
 
 
-def chips(words: Iterable[tuple[str | None, str]]) -> str | SafeString:
+def chips(words: Iterable[tuple[str | None, str | SafeString]]) -> str | SafeString:
     """Return words with where they lead to, each in a box of its own."""
     made = format_html_join(" ", '<span class="llmcache-chip">{}</span>', ((link(to, word),) for to, word in words))
     return made or UNKNOWN

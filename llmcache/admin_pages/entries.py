@@ -30,10 +30,13 @@ from llmcache.admin_pages.columns import Fact, Group, known, number
 from llmcache.admin_pages.exports import Export, as_async
 from llmcache.admin_pages.lists import LedgerAdmin, as_hex, beginning, selected_ids
 from llmcache.admin_pages.schemas import pretty
+from llmcache.admin_pages.validity import Validity
 from llmcache.admin_pages.whereabouts import Whereabouts, find
 from llmcache.dashboard import figures
 from llmcache.engine import process
-from llmcache.models import MAX_NAME, CacheEntry, EntryTag, ProviderCall, SchemaVersion
+from llmcache.engine.log_copy import View
+from llmcache.envelope import Entry
+from llmcache.models import MAX_NAME, CacheEntry, EntryTag, Invalidation, ProviderCall, SchemaVersion
 from llmcache.money.facts import cut, unix_of
 
 CALLS_SHOWN: Final = 20
@@ -60,6 +63,7 @@ class CacheEntryAdmin(LedgerAdmin):
     search_fields = ("key",)
     search_help_text = gettext_lazy("The beginning of a key, or a whole tag; tag:… and key:… say which.")
     actions = ("export",)
+    invalidate_label = gettext_lazy("Invalidate this answer…")
     change_form_template = "admin/llmcache/cacheentry/row.html"
 
     # The list
@@ -87,7 +91,8 @@ class CacheEntryAdmin(LedgerAdmin):
     @admin.display(description=gettext_lazy("TTL left"), ordering="expires_at")
     def ttl_left_column(self, entry: CacheEntry) -> SafeString:
         """Return what it is good for, and how long it can still be served."""
-        return columns.two_lines(columns.state_badge(entry), columns.ttl_left(entry))
+        void = getattr(entry, "_is_void", False)
+        return columns.two_lines(columns.state_badge(entry, void=void), columns.ttl_left(entry))
 
     @admin.display(description=gettext_lazy("hits"))
     def hits_column(self, entry: CacheEntry) -> str:
@@ -98,6 +103,17 @@ class CacheEntryAdmin(LedgerAdmin):
     def saved_column(self, entry: CacheEntry) -> str:
         """Return what its hits have avoided."""
         return figures.money(columns.saved_usd(entry))
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Return the list, with what is void told by one more statement for all its rows."""
+        response = super().changelist_view(request, extra_context)
+        context: Any = getattr(response, "context_data", None) or {}
+        if "cl" in context:
+            entries = list(context["cl"].result_list)
+            void = Validity(process.current()).void(entries)
+            for entry in entries:
+                entry._is_void = entry.pk in void
+        return response
 
     def found(self, request: HttpRequest, queryset: models.QuerySet[Any], wanted: str) -> models.QuerySet[Any]:  # noqa: ARG002
         """Return entries by the beginning of the key, or by tag."""
@@ -125,7 +141,7 @@ class CacheEntryAdmin(LedgerAdmin):
         entry: CacheEntry = row
         return [
             Group(_("What it is"), self._what(request, entry)),
-            Group(_("Time"), _when(entry)),
+            Group(_("Time"), [*self._state(request, entry), *_when(entry)]),
             Group(_("What it cost"), _cost(entry)),
             Group(_("What it saved"), _saving(entry)),
         ]
@@ -147,6 +163,37 @@ class CacheEntryAdmin(LedgerAdmin):
             Fact(_("size"), columns.size(entry.size_bytes)),
             Fact(_("name space"), columns.code(entry.namespace)),
         ]
+
+    def _state(self, request: HttpRequest, entry: CacheEntry) -> list[Fact]:
+        """Return what it is good for, and what has made it void."""
+        row = self._judged(entry)[1]
+        badge = columns.state_badge(entry, void=row is not None)
+        if row is None:
+            return [Fact(_("state"), badge)]
+        by = _("%(span)s, by %(user)s") % {"span": columns.ago(row.made_at), "user": known(row.made_by)}
+        address = self.address_of(row) if self.readable(request, Invalidation) else None
+        return [Fact(_("state"), badge), Fact(_("invalidated"), columns.link(address, by), row.reason)]
+
+    def _judged(self, entry: CacheEntry) -> tuple[list[Whereabouts], Invalidation | None, View]:
+        """Return where an entry lies, what makes it void, and the rows in force for it; looked for once for a page."""
+        found: Any = getattr(entry, "_found", None)
+        if found is None:
+            runtime, key = process.current(), contents.key_of(entry)
+            is_ours = key is not None and entry.namespace == runtime.namespace
+            places = find(runtime, key) if is_ours and key else []
+            validity = Validity(runtime)
+            # What the tiers hold of this very writing tells it exactly.
+            held = [each.entry for each in places if each.entry is not None and _is_of_row(each.entry, entry)]
+            row = validity.void_by(entry, held[0].seen if held else None)
+            found = places, row, validity.view(entry)
+            entry._found = found  # type: ignore[attr-defined]
+        return found
+
+    def conditions(self, row: Any) -> dict[str, str]:
+        """Return the key."""
+        entry: CacheEntry = row
+        is_ours = entry.namespace == process.current().namespace and contents.key_of(entry) is not None
+        return {"key": entry.key} if is_ours else {}
 
     def _schema_address(self, request: HttpRequest, entry: CacheEntry) -> str | None:
         version = self._schema_of(request, entry)
@@ -177,11 +224,11 @@ class CacheEntryAdmin(LedgerAdmin):
         }
 
     def _places(self, entry: CacheEntry) -> dict[str, Any]:
-        runtime = process.current()
-        key = contents.key_of(entry)
-        if entry.namespace != runtime.namespace:
-            return {"places": [], "other_namespace": runtime.namespace}
-        return {"places": [_place(each, entry) for each in (find(runtime, key) if key else ())]}
+        here = process.current().namespace
+        if entry.namespace != here:
+            return {"places": [], "other_namespace": here}
+        places, _row, view = self._judged(entry)
+        return {"places": [_place(each, entry, view) for each in places]}
 
     def _calls(self, request: HttpRequest, entry: CacheEntry) -> dict[str, Any]:
         if not self.readable(request, ProviderCall):
@@ -264,8 +311,9 @@ class CacheEntryAdmin(LedgerAdmin):
         if key is None:
             return {"places": []}
         found = contents.read(runtime, key)
+        view = Validity(runtime).view(entry)
         return {
-            "places": [_place(each, entry) for each in found.places],
+            "places": [_place(each, entry, view) for each in found.places],
             "answer": None if found.answer is None else contents.readable(found.answer),
             "request_sent": None if found.request is None else contents.readable(found.request),
         }
@@ -335,7 +383,6 @@ def _may(request: HttpRequest, permission: str) -> bool:
 def _when(entry: CacheEntry) -> list[Fact]:
     expires = known("") if entry.expires_at is None else columns.moment(entry.expires_at)
     facts = [
-        Fact(_("state"), columns.state_badge(entry)),
         Fact(_("written"), columns.moment(entry.written_at), columns.ago(entry.written_at)),
         Fact(_("expires"), expires, _("TTL left: %(span)s") % {"span": columns.ttl_left(entry)}),
     ]
@@ -381,6 +428,7 @@ _FOUND: Final = {
     "down": (gettext_lazy("cannot be read"), "bad", ""),
     "late": (gettext_lazy("no answer in time"), "bad", gettext_lazy("The tier did not answer in time.")),
 }
+_VOID: Final = (gettext_lazy("invalidated"), "warning", gettext_lazy("A call takes it for a miss."))
 _SHARED: Final = {
     "process": gettext_lazy("this process"),
     "machine": gettext_lazy("this machine"),
@@ -389,12 +437,18 @@ _SHARED: Final = {
 }
 
 
-def _place(place: Whereabouts, entry: CacheEntry) -> dict[str, Any]:
-    word, tone, note = _FOUND[place.found]
+def _is_of_row(held: Entry, row: CacheEntry) -> bool:
+    """Return whether what a tier holds is the writing that the row tells of."""
+    return abs(held.written_at - unix_of(row.written_at)) <= _SAME_TIME
+
+
+def _place(place: Whereabouts, entry: CacheEntry, view: View) -> dict[str, Any]:
+    is_void = place.found == "fresh" and place.entry is not None and not view.admits(place.entry.seen)
+    word, tone, note = _VOID if is_void else _FOUND[place.found]
     state = place.state
     if place.found == "down":
         note = _("The last read failed: %(error)s.") % {"error": known(state.error)}
-    elif place.entry is not None and abs(place.entry.written_at - unix_of(entry.written_at)) > _SAME_TIME:
+    elif place.entry is not None and not _is_of_row(place.entry, entry):
         note = _("Another writing of this entry than the row tells of.")
     return {
         "tier": state.name,

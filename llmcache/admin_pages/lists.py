@@ -16,11 +16,13 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, reverse
 from django.utils.http import urlencode
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from llmcache.admin_pages.columns import Group
 from llmcache.admin_pages.counting import BoundedPaginator
 from llmcache.dashboard.outage import with_notice
 from llmcache.engine import process
+from llmcache.models import MAX_NAME, Invalidation
 
 _HEX: Final = re.compile(r"[0-9a-f]+")
 _AFTER_HEX: Final = "g"
@@ -160,7 +162,29 @@ class LedgerAdmin(admin.ModelAdmin):
         """Add the row's facts to its page."""
         if obj is not None:
             context |= {"groups": self.groups(request, obj), **self.details(request, obj)}
+            context |= self._invalidating(request, obj)
         return super().render_change_form(request, context, add, change, form_url, obj)
+
+    invalidate_label: Any = gettext_lazy("Invalidate…")
+
+    def conditions(self, row: Any) -> dict[str, str]:  # noqa: ARG002
+        """Return by which conditions the answers that a row is about can be invalidated; none where they cannot."""
+        return {}
+
+    def _invalidating(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        """Return the button that leads to the form with a row's conditions, for who may invalidate."""
+        # What is that long may be cut, and would be another's name.
+        told = {name: value for name, value in self.conditions(row).items() if 0 < len(value) < MAX_NAME}
+        if not told or not self._may_invalidate(request):
+            return {}
+        address = self.address("add", query=told, of=Invalidation)
+        return {"invalidate_address": address, "invalidate_label": self.invalidate_label}
+
+    def _may_invalidate(self, request: HttpRequest) -> bool:
+        try:
+            return self.admin_site.get_model_admin(Invalidation).has_add_permission(request)
+        except NotRegistered:
+            return False
 
     # Links
 

@@ -95,6 +95,10 @@ class SchemaVersionAdmin(LedgerAdmin):
             )
         return [Group(_("What it is"), facts)]
 
+    def conditions(self, row: Any) -> dict[str, str]:
+        """Return the type: all its forms are meant."""
+        return {"response_type": row.response_type}
+
     def details(self, request: HttpRequest, row: Any) -> dict[str, Any]:  # noqa: ARG002
         """Return the schema and what has changed."""
         version: SchemaVersion = row

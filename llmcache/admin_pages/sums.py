@@ -107,6 +107,10 @@ class UsageBucketAdmin(SumsAdmin):
         ]
         return [Group(_("What was counted"), facts + _clock(bucket)), self.money(bucket), *_latencies(bucket)]
 
+    def conditions(self, row: Any) -> dict[str, str]:
+        """Return the kind and the model."""
+        return {"kind": row.kind, "model": row.model}
+
 
 class TenantDayAdmin(SumsAdmin):
     """Days (UTC) of one tenant and outcome."""
@@ -135,6 +139,10 @@ class TenantDayAdmin(SumsAdmin):
             Fact(_("outcome"), self.outcome_column(row)),
         ]
         return [Group(_("What was counted"), facts + _clock(row)), self.money(row)]
+
+    def conditions(self, row: Any) -> dict[str, str]:
+        """Return the tenant."""
+        return {"tenant": row.tenant}
 
 
 def _clock(row: Any) -> list[Fact]:

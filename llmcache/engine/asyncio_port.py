@@ -60,11 +60,11 @@ class AsyncioPort(PortBase):
 
     async def read(self, call: Call, judge: Judge) -> Found | None:
         tiers = self._runtime.tiers
-        found = tiers.read_memory(call.key, call.max_age, judge)
+        found = tiers.read_memory(call.key, call.oldest, judge)
         if found is not None or not tiers.below:
             return found
         with self._spending:
-            found = await tiers.aread_below(call.key, call.max_age, judge)
+            found = await tiers.aread_below(call.key, call.oldest, judge)
             if found is not None or self._runtime.older_entries is None:
                 return found
             return await workers.files.run(partial(self.read_older, call))

@@ -56,6 +56,8 @@ class Call:
     subject: str | None = None
     facts: Facts = NO_FACTS
     """What invalidations can name of it."""
+    horizon: float = NO_AGE_LIMIT
+    """How old an answer may be at most, whatever its ttl: of what was invalidated before, nobody knows any more."""
     older_keys: tuple[bytes, ...] = ()
     """Its keys under the secrets that only read."""
 
@@ -63,6 +65,11 @@ class Call:
     def max_age(self) -> float:
         """Seconds that an answer may be old."""
         return NO_AGE_LIMIT if self.ttl is None else self.ttl
+
+    @property
+    def oldest(self) -> float:
+        """Seconds that an answer may be old which is read from a tier."""
+        return min(self.max_age, self.horizon)
 
     @property
     def stores(self) -> bool:

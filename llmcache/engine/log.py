@@ -26,6 +26,8 @@ KEEP_READING: Final = 10
 """How many times the thread reads on after the last call that had to wait for it."""
 WAIT_SECONDS: Final = 0.5
 """How long a call waits for the thread; then it goes by what is known."""
+MOST_BY_BOARD: Final = 10
+"""Readings in a row that go by what lies on the board: who can write to the store could leave what is not true."""
 OVERLAP: Final = 100
 """Rows below the highest known number that are read again: they are committed in any order."""
 
@@ -113,6 +115,9 @@ class Log:
         self._first_asked: float | None = None
         self._failed_at: float | None = None
         self._read_to = 0
+        self._by_board = 0
+        self._vanished = self._vanished_read = 0
+        """Changes that were rolled back, or are committed and not told here yet: only the database knows."""
         self._works = True
         self.reset_after_fork()
 
@@ -143,6 +148,9 @@ class Log:
         if self._is_old(now):
             if self._has_thread:
                 self._wait_for_thread()
+                if self._in_doubt:
+                    # That reading had begun before.
+                    self._wait_for_thread()
             else:
                 self._read()
         return self._is_confirmed()
@@ -166,10 +174,16 @@ class Log:
         """Whether this context sees changes that nobody else does."""
         return bool(self._open) and any(pending in self._open and pending.lasts() for pending in _pending.get())
 
+    @property
+    def _in_doubt(self) -> bool:
+        return self._vanished != self._vanished_read
+
     def _is_old(self, now: float) -> bool:
         if self._failed_at is not None and now < self._failed_at + self._recheck:
             return False
-        return self._recheck == 0 or self._confirmed_at is None or now >= self._confirmed_at + 2 * self._recheck
+        if self._recheck == 0 or self._in_doubt or self._confirmed_at is None:
+            return True
+        return now >= self._confirmed_at + 2 * self._recheck
 
     def _is_confirmed(self) -> bool:
         since = self._first_asked if self._confirmed_at is None else self._confirmed_at
@@ -213,7 +227,10 @@ class Log:
         if not self._open:
             return
         with self._lock:
-            self._open = [pending for pending in self._open if pending.lasts()]
+            left = [pending for pending in self._open if pending.lasts()]
+            # Callbacks of others may be called before ours; when one of them fails, ours never is.
+            self._vanished += len(self._open) - len(left)
+            self._open = left
             self._set_good()
 
     # -- reading
@@ -225,13 +242,15 @@ class Log:
     def _read(self, *, strict: bool = False) -> bool:
         with self._reading:
             began = self._monotonic()
+            vanished = self._vanished
             try:
-                self._catch_up(began, strict=strict or self._recheck == 0)
+                self._catch_up(began, strict=strict or self._in_doubt or self._recheck == 0)
             except Exception as error:  # noqa: BLE001  # of whatever database
                 self._failed(error)
                 return False
             with self._lock:
                 self._confirmed_at, self._failed_at = began, None
+                self._vanished_read = vanished
                 self._set_good()
             if not self._works:
                 self._works = True
@@ -240,7 +259,8 @@ class Log:
 
     def _catch_up(self, began: float, *, strict: bool) -> None:
         board = None if strict else self._board
-        told = None if board is None else board.get()
+        told = None if board is None or self._by_board >= MOST_BY_BOARD else board.get()
+        self._by_board = 0 if told is None else self._by_board + 1
         if told is not None and told == self._copy.state:
             return
         told = self._source.state()
@@ -274,7 +294,7 @@ class Log:
 
     def _set_good(self) -> None:
         until = float("-inf")
-        if self._confirmed_at is not None and self._recheck > 0 and not self._open:
+        if self._confirmed_at is not None and self._recheck > 0 and not self._open and not self._in_doubt:
             until = self._confirmed_at + 2 * self._recheck
             if self._failed_at is not None:
                 # Until it is tried again; not beyond the grace.
@@ -342,7 +362,8 @@ class Log:
                 self._source.close()
                 continue
             with self._source.reading():
-                self._read()
+                # What the last one finds is gone by for two RECHECK: what lies on the board may be one old already.
+                self._read(strict=left == 1)
             with self._changed:
                 self._rounds += 1
                 self._round_began = None

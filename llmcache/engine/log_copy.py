@@ -25,7 +25,7 @@ _NO_ID: Final = b"\0" * SEEN_ID_BYTES
 
 
 class Row(NamedTuple):
-    """One invalidation."""
+    """One invalidation; and the group of it alone, for most have a predicate that no other has."""
 
     number: int
     """Its primary key. Rows are committed in any order."""
@@ -36,6 +36,23 @@ class Row(NamedTuple):
     """False once it was undone."""
     supersedes: tuple[bytes, ...] = ()
     """The ids of rows that are equal, and were there when this one was made."""
+
+    @property
+    def heads(self) -> tuple[bytes, ...]:
+        """The ids that nobody has superseded."""
+        return (self.id,)
+
+    def own(self) -> Row:
+        """Return one that may be changed: itself, for it never changes."""
+        return self
+
+    def with_row(self, row: Row) -> Row | _Group:
+        """Return the group that has another row too, or what has become of this one."""
+        return row if row.id == self.id else _Group(self, row)
+
+    def valid(self) -> tuple[Valid, ...]:
+        """Return the rows in force."""
+        return (Valid(self.id, frozenset((self.id,))),) if self.active else ()
 
 
 class State(NamedTuple):
@@ -100,30 +117,6 @@ class Judge:
         return False
 
 
-class _Alone:
-    """The only row with its predicate, as most are: a group of one in a tenth of its memory. It never changes."""
-
-    __slots__ = ("row",)
-
-    def __init__(self, row: Row) -> None:
-        self.row = row
-
-    @property
-    def heads(self) -> tuple[bytes, ...]:
-        return (self.row.id,)
-
-    def copy(self) -> _Alone:
-        return self
-
-    def with_row(self, row: Row) -> _Alone | _Group:
-        """Return the group that has this row too."""
-        return _Alone(row) if row.id == self.row.id else _Group(self.row, row)
-
-    def valid(self) -> tuple[Valid, ...]:
-        """Return the row, if it is in force."""
-        return (Valid(self.row.id, frozenset((self.row.id,))),) if self.row.active else ()
-
-
 class _Group:
     """The rows with one predicate."""
 
@@ -144,7 +137,7 @@ class _Group:
     def heads(self) -> tuple[bytes, ...]:
         return tuple(self._heads)
 
-    def copy(self) -> _Group:
+    def own(self) -> _Group:
         return _Group(*list(self._rows.values()))
 
     def with_row(self, row: Row) -> _Group:
@@ -212,7 +205,7 @@ class LogCopy:
         self._rows: dict[bytes, Row] = {}
         self._active = 0
         self._highest = 0
-        self._groups: dict[Predicate, _Alone | _Group] = {}
+        self._groups: dict[Predicate, Row | _Group] = {}
         self._by_key: dict[str, tuple[Predicate, ...]] = {}
         self._patterns: tuple[_Pattern, ...] = ()
 
@@ -226,7 +219,8 @@ class LogCopy:
         changed = False
         for row in rows:
             known = self._rows.get(row.id)
-            if known == row:
+            # What was undone stays undone, whoever has read it before that and tells it only now.
+            if known is not None and (known == row or not known.active):
                 continue
             changed = True
             self._rows[row.id] = row
@@ -254,7 +248,7 @@ class LogCopy:
         made._groups, made._by_key, made._patterns = dict(self._groups), dict(self._by_key), self._patterns
         changed = tuple(rows)
         for predicate in {row.predicate for row in changed} & self._groups.keys():
-            made._groups[predicate] = self._groups[predicate].copy()
+            made._groups[predicate] = self._groups[predicate].own()
         made.put(changed)
         return made
 
@@ -264,7 +258,7 @@ class LogCopy:
         if group is not None:
             self._groups[predicate] = group.with_row(row)
             return
-        self._groups[predicate] = _Alone(row)
+        self._groups[predicate] = row
         if predicate.key is not None:
             self._by_key[predicate.key] = (*self._by_key.get(predicate.key, ()), predicate)
             return

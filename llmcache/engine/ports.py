@@ -58,7 +58,7 @@ class PortBase:
 
     def read_tiers(self, call: Call, judge: Judge) -> Found | None:
         """Return the fastest tier's usable entry; one that lies under an older secret is written anew first."""
-        found = self._runtime.tiers.read(call.key, call.max_age, judge)
+        found = self._runtime.tiers.read(call.key, call.oldest, judge)
         return self.read_older(call) if found is None else found
 
     def read_older(self, call: Call) -> Found | None:
@@ -69,7 +69,7 @@ class PortBase:
         # An invalidation by key may name the key that the entry had, or the one that it would get.
         now = log.view(call.key, call.facts)
         judges = [Judge(now, log.view(key, call.facts)) for key in call.older_keys]
-        return older.find(call.key, call.older_keys, call.max_age, judges)
+        return older.find(call.key, call.older_keys, call.oldest, judges)
 
     def jitter(self) -> float:
         return random.random()  # noqa: S311  # spreads retries, guards nothing

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from django.contrib.auth.models import Permission, User
 from django.urls import reverse
 
-from llmcache.models import CacheEntry, ProviderCall, SchemaVersion
+import llmcache
+from llmcache.models import CacheEntry, Invalidation, ProviderCall, SchemaVersion
 from llmcache.testing.sandbox import Sandbox
 from tests import rows
 from tests.web.test_home import keep_run
@@ -41,8 +42,22 @@ def _scene(fill: Callable[[Sandbox], object]) -> Callable[[Sandbox], None]:
     return make
 
 
+def _invalidate() -> None:
+    """Do what people do in such a month: one thing with a good reason, and one by mistake."""
+    llmcache.invalidate(key=CacheEntry.objects.order_by("-written_at")[0].key, reason="The total is wrong.", user="ann")
+    by_mistake = llmcache.invalidate(kind="inbox", reason="For a test, sorry", user="bob")
+    llmcache.undo(by_mistake, user="ann")
+    llmcache.invalidate(
+        tenant="globex",
+        response_model="Ticket",
+        reason="They want priorities as their own support has them",
+        user="ann",
+    )
+
+
 def _month(sandbox: Sandbox) -> None:
     rows.month(sandbox)
+    _invalidate()
     keep_run()
 
 
@@ -60,6 +75,7 @@ def pages() -> dict[str, str]:
         "entry": CacheEntry.objects.order_by("-hits", "-pk").first(),
         "call": ProviderCall.objects.order_by("-pk").first(),
         "schema": SchemaVersion.objects.order_by("-last_seen_at").first(),
+        "invalidation": Invalidation.objects.order_by("-pk").first(),
     }
     found: dict[str, str] = {}
     for name, row in rows.items():

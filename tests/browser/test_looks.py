@@ -29,6 +29,9 @@ PAGES: dict[str, tuple[str, str | None, str]] = {
     "tenants": ("month", "admin", "/admin/llmcache/tenantday/"),
     "schemas": ("month", "admin", "/admin/llmcache/schemaversion/"),
     "schema": ("month", "admin", "schema"),
+    "invalidations": ("month", "admin", "/admin/llmcache/invalidation/"),
+    "invalidation": ("month", "admin", "invalidation"),
+    "invalidation-form": ("month", "admin", "/admin/llmcache/invalidation/add/?kind=inbox&tenant=acme"),
 }
 
 
@@ -72,10 +75,23 @@ def choose_to_export(tab: Tab) -> None:
     tab.do(lambda page: page.get_by_role("button", name="Go").click())
 
 
+def look_what_it_is_about(tab: Tab) -> None:
+    """Go on from the form that an address has filled to the page that asks."""
+    tab.do(lambda page: page.get_by_label("Reason").fill("The prompt has changed"))
+    tab.do(lambda page: page.get_by_role("button", name="See what it is about").click())
+
+
 STEPS: dict[str, tuple[str, str | None, str, Callable[[Tab], None], str]] = {
     # Name of the picture: user, where it begins, what is done there, a heading of the page that comes.
     "answer": ("month", None, "/", ask_twice, "hit The answer was in memory"),
     "entry-revealed": ("month", "admin", "entry", reveal, "Answer and request"),
+    "invalidation-preview": (
+        "month",
+        "admin",
+        "/admin/llmcache/invalidation/add/?kind=inbox&tenant=acme",
+        look_what_it_is_about,
+        "Invalidate these answers?",
+    ),
     "entries-export": ("month", "admin", "/admin/llmcache/cacheentry/", choose_to_export, "Export cache entries"),
 }
 

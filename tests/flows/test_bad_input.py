@@ -116,7 +116,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "int system": ({"system": 1}, "system="),
     "surrogate system": ({"system": "\ud800"}, "system="),
     "int model": ({"model": 1}, "model="),
-    "cache word": ({"cache": "of"}, "'use', 'bypass', 'only'"),
+    "cache word": ({"cache": "of"}, "'use', 'refresh', 'bypass', 'only'"),
     "cache True": ({"cache": True}, "cache="),
     "retries": ({"max_retries": -1}, "max_retries="),
     "reasks": ({"max_reasks": 1.0}, "max_reasks="),

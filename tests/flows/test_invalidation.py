@@ -62,6 +62,11 @@ def in_thread(work: Callable[[], Any]) -> Any:
     return found[0]
 
 
+def shown(value: object) -> str:
+    """Return a name for a case that is the same in each process of a run."""
+    return ascii(sorted(value) if isinstance(value, set) else value)[:60]
+
+
 # -- what is void
 
 CALLS: dict[str, dict[str, Any]] = {
@@ -102,7 +107,7 @@ def after(**conditions: Any) -> dict[str, str]:
         ({"tenant": "acme", "tag": "eu"}, set[str]()),
         ({"everything": True}, set(CALLS)),
     ],
-    ids=str,
+    ids=shown,
 )
 def test_what_meets_all_conditions_is_void(conditions: dict[str, Any], void: set[str], provider: Sandbox) -> None:
     found = after(**conditions)
@@ -297,6 +302,20 @@ def test_a_tier_that_has_a_newer_one_is_asked(provider: Sandbox, tmp_path: objec
         assert first.get(name) == new
 
 
+def test_rows_that_a_stranger_has_written_stop_nobody(provider: Sandbox) -> None:
+    ask()
+    llmcache.invalidate(tag="of no matter")
+    row = Invalidation.objects.get()
+    row.pk, row.uid, row.supersedes = None, "no id at all", {"not": ["a list", 7]}
+    row.save()
+    process.install(None)
+    assert ask() == "hit"
+    Invalidation.objects.filter(uid="no id at all").update(tag="")
+    process.install(None)
+    assert process.current().log.read_now()
+    assert [ask(), ask()] == ["miss", "hit"]
+
+
 # -- transactions
 
 
@@ -342,6 +361,25 @@ def test_rolled_back_it_has_never_been(savepoint: bool, provider: Sandbox) -> No
     assert Invalidation.objects.count() == 0
     assert [ask("Ada"), in_thread(ask)] == ["hit", "hit"]
     assert provider.calls == (3 if savepoint else 2)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_callbacks_that_are_called_before_it_is_told_see_it(provider: Sandbox) -> None:
+    ask("Ada")
+    seen: list[str] = []
+    with transaction.atomic():
+        transaction.on_commit(lambda: seen.append(ask("Ada")))
+        llmcache.invalidate(kind="Person")
+    assert (seen, ask("Ada")) == (["miss"], "hit")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_callback_that_fails_before_it_is_told_does_not_hide_it(provider: Sandbox) -> None:
+    ask("Ada")
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        transaction.on_commit(lambda: 1 // 0)
+        llmcache.invalidate(kind="Person")
+    assert in_thread(ask) == "miss"
 
 
 @pytest.mark.django_db(transaction=True)
@@ -441,7 +479,7 @@ KEY = "a" * 64
         ({"tag": "vip", "reason": "r" * 501}, "reason= must be a str of at most 500"),
         ({"tag": "vip", "user": "u" * 201}, "user= must have 1 to 200"),
     ],
-    ids=str,
+    ids=shown,
 )
 def test_what_cannot_be_is_said(arguments: dict[str, Any], said: str, provider: Sandbox) -> None:
     ask()
@@ -451,7 +489,7 @@ def test_what_cannot_be_is_said(arguments: dict[str, Any], said: str, provider: 
     assert ask() == "hit"
 
 
-@pytest.mark.parametrize("which", ["0" * 32, "nothing", "", Invalidated(None), None, 7], ids=str)
+@pytest.mark.parametrize("which", ["0" * 32, "nothing", "", Invalidated(None), None, 7], ids=shown)
 def test_an_undo_of_what_is_not_there(which: Any) -> None:
     with pytest.raises(llmcache.InvalidRequest, match=r"no invalidation with this id|takes an invalidation's id"):
         llmcache.undo(which)

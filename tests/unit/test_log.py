@@ -235,6 +235,19 @@ def test_a_board_that_lags_behind_makes_nobody_forget(table: Table, now: Now) ->
     assert "rows above 0" not in table.asked
 
 
+def test_a_board_that_lies_is_believed_for_a_while_only(table: Table, now: Now) -> None:
+    wall = Wall()
+    log = log_of(table, now, wall)
+    log.confirm()
+    table.add(1)
+    wall.state = State(0, 0, 0)
+    for _ in range(log_module.MOST_BY_BOARD + 1):
+        now.at += 2
+        log.confirm()
+    assert voids(log)
+    assert table.asked.count("state") < 5
+
+
 # -- changes of one's own
 
 
@@ -269,6 +282,26 @@ def test_committed_it_is_seen_by_all_contexts(table: Table, now: Now) -> None:
     assert log.confirm()
     assert log.good_until > now.at
     assert not any(asked.startswith("rows") for asked in table.asked)
+
+
+def test_committed_and_not_told_yet_it_is_read(table: Table, now: Now) -> None:
+    wall = Wall()
+    log = log_of(table, now, wall)
+    log.confirm()
+    row = Row(1, b"1" * 16, EVERYTHING, True)
+    pending = Pending([row], lambda: row not in table.rows_in_it)
+    log.add_pending(pending)
+    table.rows_in_it.append(row)
+    # What lies on the board is of before, and nobody has come to clear it.
+    assert wall.state == State(0, 0, 0)
+    table.error = OSError()
+    assert log.confirm()
+    assert log.good_until == float("-inf")
+    table.error = None
+    now.at += 1.0
+    assert log.confirm()
+    assert voids(log)
+    assert log.good_until > now.at
 
 
 def test_an_undo_in_a_transaction_brings_the_older_one_back(table: Table, now: Now) -> None:
@@ -348,6 +381,17 @@ def test_a_thread_reads_while_there_are_calls(table: Table, ended: list[Log]) ->
     assert log.confirm()
     assert voids(log)
     until(lambda: table.closed == 2)
+
+
+def test_the_last_reading_does_not_go_by_the_board(table: Table, ended: list[Log]) -> None:
+    wall = Wall()
+    wall.state = State(0, 0, 0)
+    log = log_of(table, time.monotonic, wall, recheck=0.02, thread=True)
+    ended.append(log)
+    assert log.confirm()
+    until(lambda: table.closed == 1)
+    # What it finds is gone by for two ``RECHECK``; what lies on the board may be one old already.
+    assert (table.asked, wall.reads) == (["state"], KEEP_READING - 1)
 
 
 def test_many_threads_wait_for_one_reading(table: Table, ended: list[Log]) -> None:

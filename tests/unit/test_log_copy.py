@@ -123,6 +123,16 @@ def test_undone_it_voids_nothing() -> None:
     assert copy.epoch == after
 
 
+def test_what_was_undone_stays_so() -> None:
+    copy = copy_of(a_row(1, active=False))
+    before = copy.epoch
+    # Of who has committed it, and comes to tell it after somebody has undone it.
+    copy.put([a_row(1)])
+    assert copy.epoch == before
+    assert copy.view(KEY, FACTS) == NOTHING
+    assert copy.state == State(1, 0, 1)
+
+
 def test_a_newer_row_stands_for_the_equal_ones_that_it_knew() -> None:
     copy = copy_of(a_row(1), a_row(2, supersedes=[1]), a_row(3, supersedes=[2]))
     view = copy.view(KEY, FACTS)

@@ -9,10 +9,10 @@ from django.db import models
 from pydantic import BaseModel
 
 import llmcache
-from llmcache.models import CacheEntry, ProviderCall, SchemaVersion, TenantDay, UsageBucket
+from llmcache.models import CacheEntry, Invalidation, ProviderCall, SchemaVersion, TenantDay, UsageBucket
 from llmcache.testing.sandbox import Sandbox
 
-MODELS: tuple[type[models.Model], ...] = (CacheEntry, ProviderCall, UsageBucket, TenantDay, SchemaVersion)
+MODELS: tuple[type[models.Model], ...] = (CacheEntry, ProviderCall, UsageBucket, TenantDay, SchemaVersion, Invalidation)
 
 
 class Ticket(BaseModel):
@@ -50,7 +50,12 @@ def copies(row: models.Model, count: int) -> None:
         each.pk = None
         each._state = models.base.ModelState()
         digits = hashlib.sha256(f"{type(row).__name__} {number}".encode()).hexdigest()
-        for name, value in (("key", digits), ("call_id", UUID(digits[:32])), ("fingerprint", digits)):
+        for name, value in (
+            ("key", digits),
+            ("call_id", UUID(digits[:32])),
+            ("fingerprint", digits),
+            ("uid", digits[:32]),
+        ):
             if hasattr(each, name):
                 setattr(each, name, value)
         for name in ("kind", "tenant"):

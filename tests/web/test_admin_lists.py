@@ -12,6 +12,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
+import llmcache
 from llmcache.admin_pages import counting
 from llmcache.models import CacheEntry, ProviderCall, SchemaVersion
 from llmcache.testing.sandbox import Sandbox
@@ -22,6 +23,12 @@ pytestmark = pytest.mark.django_db
 
 each_model = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
 MOST_QUERIES = 10
+
+
+@pytest.fixture(autouse=True)
+def something_invalidated() -> None:
+    """A row of the log, which is about no answer that these tests ask for."""
+    llmcache.invalidate(kind="another", reason="by mistake")
 
 
 def list_of(model: type[models.Model], site: str = "admin") -> str:
@@ -214,7 +221,15 @@ def test_all_is_at_home_on_a_site_of_ones_own(sandbox: Sandbox, admin_client: Cl
 
 def test_the_index_calls_it_llm_cache(admin_client: Client) -> None:
     page = read(admin_client, "/admin/")
-    names = ("LLM cache", "Cache entries", "Days of tenants", "Hours of usage", "Provider calls", "Schema versions")
+    names = (
+        "LLM cache",
+        "Cache entries",
+        "Invalidations",
+        "Days of tenants",
+        "Hours of usage",
+        "Provider calls",
+        "Schema versions",
+    )
     assert all(name in page.text for name in names)
 
 

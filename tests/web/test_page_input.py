@@ -12,9 +12,10 @@ from django.http import HttpResponse
 from django.test import Client
 from django.urls import reverse
 
+import llmcache
 from llmcache.engine import process
 from llmcache.keys import storage_key
-from llmcache.models import CacheEntry, ProviderCall, SchemaVersion, TenantDay, UsageBucket
+from llmcache.models import CacheEntry, Invalidation, ProviderCall, SchemaVersion, TenantDay, UsageBucket
 from llmcache.testing.sandbox import Sandbox
 from tests import rows
 
@@ -36,7 +37,7 @@ PERIODS: tuple[dict[str, str], ...] = (
     {"from": "2026-W01-1", "to": "20261121"},
     {"period": "7d", "from": "2026-11-01"},
 )
-MODELS = (CacheEntry, ProviderCall, UsageBucket, TenantDay, SchemaVersion)
+MODELS = (CacheEntry, ProviderCall, UsageBucket, TenantDay, SchemaVersion, Invalidation)
 
 
 @pytest.fixture
@@ -203,6 +204,7 @@ def test_no_rows_and_one_row_are_pages(admin: Client, sandbox: Sandbox) -> None:
     for path in pages:
         assert shown(admin.get(path))
     rows.one_call(sandbox)
+    llmcache.invalidate(kind="another")
     for path in pages:
         assert shown(admin.get(path))
     for model in MODELS:

@@ -15,12 +15,12 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from llmcache.models import CacheEntry, EntryTag, ProviderCall, SchemaVersion, TenantDay, UsageBucket
+from llmcache.models import CacheEntry, EntryTag, Invalidation, ProviderCall, SchemaVersion, TenantDay, UsageBucket
 
 pytestmark = pytest.mark.django_db
 
 MOST = 10
-LEDGER = (CacheEntry, ProviderCall, UsageBucket, TenantDay, SchemaVersion)
+LEDGER = (CacheEntry, ProviderCall, UsageBucket, TenantDay, SchemaVersion, Invalidation)
 DASHBOARDS = ("llmcache:dashboard", "llmcache:dashboard-json", "admin:llmcache_dashboard")
 NOW = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 
@@ -49,6 +49,18 @@ def fill(first: int, last: int) -> None:
             first_seen_at=NOW,
             last_seen_at=NOW - timedelta(hours=number),
             previous=SchemaVersion.objects.order_by("-pk").first(),
+        )
+        for number in numbers
+    )
+    Invalidation.objects.bulk_create(
+        Invalidation(
+            uid=f"{number:032x}",
+            namespace="shop",
+            kind=f"kind {number % 40}",
+            tag=f"tag {number}",
+            made_at=NOW,
+            active=number % 2 == 0,
+            undone_at=NOW if number % 2 else None,
         )
         for number in numbers
     )

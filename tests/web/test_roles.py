@@ -17,7 +17,8 @@ from django.http import HttpResponse
 from django.test import Client, RequestFactory
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
-from llmcache.models import CacheEntry, ProviderCall, SchemaVersion, TenantDay, UsageBucket
+import llmcache
+from llmcache.models import CacheEntry, Invalidation, ProviderCall, SchemaVersion, TenantDay, UsageBucket
 from llmcache.testing.sandbox import Sandbox
 from project.demo.models import DemoRun
 from tests import rows
@@ -29,13 +30,13 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 VIEWING = (
     *("view_providercall", "view_cacheentry", "view_usagebucket", "view_tenantday", "view_schemaversion"),
-    *("view_dashboard", "view_demorun"),
+    *("view_dashboard", "view_demorun", "view_invalidation"),
 )
 PERMISSIONS: dict[str, tuple[str, ...]] = {
     "staff": (),
     "viewer": VIEWING,
     "content viewer": (*VIEWING, "reveal_cacheentry"),
-    "operator": (*VIEWING, "export_cacheentry"),
+    "operator": (*VIEWING, "export_cacheentry", "add_invalidation", "undo_invalidation"),
 }
 ROLES = ("anonymous", "user", *PERMISSIONS, "superuser")
 
@@ -44,6 +45,8 @@ Statuses = tuple[int, int, int, int, int, int, int]
 EVERYBODY: Statuses = (200,) * 7
 VIEWERS: Statuses = (-1, -1, 403, 200, 200, 200, 200)
 NOBODY: Statuses = (-1, -1, 403, 403, 403, 403, 403)
+OPERATORS: Statuses = (-1, -1, 403, 403, 403, 200, 200)
+DONE_BY_OPERATORS: Statuses = (-1, -1, 403, 403, 403, 302, 302)
 WRONG_METHOD: Statuses = (-1, -1, 405, 405, 405, 405, 405)
 
 
@@ -88,6 +91,17 @@ TABLE: dict[str, list[Visit]] = {
     **pages_of_rows(UsageBucket),
     **pages_of_rows(TenantDay),
     **pages_of_rows(SchemaVersion),
+    **pages_of_rows(Invalidation),
+    "admin:llmcache_invalidation_add": [
+        Visit(OPERATORS),
+        Visit(OPERATORS, "post"),
+        Visit(OPERATORS, "post", data={"kind": "inbox"}),
+        Visit(DONE_BY_OPERATORS, "post", data={"kind": "inbox", "confirm": "1", "once": "a"}),
+    ],
+    "admin:llmcache_invalidation_undo": [
+        Visit(WRONG_METHOD, row=Invalidation),
+        Visit(DONE_BY_OPERATORS, "post", row=Invalidation),
+    ],
     "admin:llmcache_cacheentry_reveal": [
         Visit(WRONG_METHOD, row=CacheEntry),
         Visit((-1, -1, 403, 403, 200, 403, 200), "post", row=CacheEntry),
@@ -122,6 +136,7 @@ def log_in(role: str, *more: str, staff: bool | None = None) -> Client:
 def filled(asked: Sandbox) -> None:  # noqa: F811
     """One row of everything."""
     rows.one_call(asked)
+    llmcache.invalidate(kind="another")
     keep_run()
 
 

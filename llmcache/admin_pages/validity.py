@@ -1,0 +1,77 @@
+"""Which entries are void now, by the invalidation log as this process knows it, brought up to date for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, Final
+
+from llmcache.admin_pages import contents
+from llmcache.engine.log_copy import LogCopy, Valid, View, view_of
+from llmcache.engine.predicates import Facts
+from llmcache.engine.runtime import Runtime
+from llmcache.models import CacheEntry, Invalidation
+
+MOST_ROWS: Final = 2_000
+"""Rows of the log that are read for a list."""
+
+
+def facts_of(entry: CacheEntry) -> Facts:
+    """Return what an invalidation can name of an entry, as far as its row tells: what is very long is cut there."""
+    # JSON in a database can be written by others.
+    tags: Any = entry.tags if isinstance(entry.tags, list) else []
+    return Facts(
+        entry.tenant or None,
+        (entry.subject_hash,) if entry.subject_hash else (),
+        entry.response_type,
+        entry.model,
+        tuple(each for each in tags if isinstance(each, str)),
+        entry.kind,
+    )
+
+
+class Validity:
+    """The log at one moment."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        # A row of another process is seen at once by who has made it, and by who looks for it here.
+        runtime.log.read_now()
+        self._namespace = runtime.namespace
+        self._using = runtime.settings.database
+        self._copy: LogCopy = runtime.log.known()
+
+    def view(self, entry: CacheEntry) -> View:
+        """Return the rows in force for an entry."""
+        if entry.namespace != self._namespace:
+            return view_of(())
+        facts, key = facts_of(entry), contents.key_of(entry)
+        named = () if key is None else self._copy.about_key(key, facts)
+        return view_of((*self._copy.about(facts), *named))
+
+    def void_by(self, entry: CacheEntry, seen: bytes | None) -> Invalidation | None:
+        """Return the newest row that makes an entry void; None for one that is valid.
+
+        ``seen``: the list that the entry holds, None where it lies nowhere: then the times tell.
+        """
+        view = self.view(entry)
+        if not view.rows or (seen is not None and view.admits(seen)):
+            return None
+        missing = [row for row in view.rows if seen is None or not View((row,), view.seen).admits(seen)]
+        rows = Invalidation.objects.using(self._using).filter(uid__in=_names(missing or view.rows))
+        if seen is None:
+            rows = rows.filter(made_at__gte=entry.written_at)
+        return rows.order_by("-pk").first()
+
+    def void(self, entries: Iterable[CacheEntry]) -> set[int]:
+        """Return the ids of those that are void, by when they were written."""
+        about = {entry.pk: (entry.written_at, _names(self.view(entry).rows)) for entry in entries}
+        names = {name for _at, wanted in about.values() for name in wanted}
+        if not names:
+            return set()
+        rows = Invalidation.objects.using(self._using).filter(uid__in=sorted(names)[:MOST_ROWS])
+        made: dict[str, datetime] = dict(rows.values_list("uid", "made_at"))
+        return {pk for pk, (at, wanted) in about.items() if any(name in made and made[name] >= at for name in wanted)}
+
+
+def _names(rows: Iterable[Valid]) -> list[str]:
+    return [row.id.hex() for row in rows][:MOST_ROWS]

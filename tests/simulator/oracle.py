@@ -1,0 +1,152 @@
+"""What was asked and invalidated when, and which answers must not be: by the schedule, not by the code under test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from llmcache.engine.call import Call
+from llmcache.engine.log_copy import Row, View
+from llmcache.engine.predicates import matches
+from tests.simulator.schedule import Schedule, Task
+
+if TYPE_CHECKING:
+    from tests.simulator.port import Process
+
+
+class Violation(AssertionError):
+    """Something was served, or asked for, that must not be."""
+
+
+@dataclass(slots=True)
+class Change:
+    """One invalidation or one undo: a change of a row, by one task. Ticks and seconds; None for what has not been."""
+
+    row: Row
+    task: Task
+    process: Process
+    made: int | None = None
+    """Its maker's context knows it from then on."""
+    committed: int | None = None
+    committed_at: float = 0.0
+    told: int | None = None
+    """All of its maker's process knows it from then on."""
+    rolled_back: bool = False
+
+
+@dataclass(slots=True)
+class Asked:
+    """One attempt at the provider."""
+
+    number: int
+    tick: int
+    task: Task
+    flight: tuple[Process, bytes] | None
+    """Which no other attempt under way may have; None for one that is nobody else's."""
+
+
+@dataclass(slots=True)
+class Begun:
+    """When a call began."""
+
+    call: Call
+    task: Task
+    process: Process
+    tick: int
+    at: float
+
+
+@dataclass
+class Oracle:
+    """Sees all, says nothing unless something is wrong."""
+
+    schedule: Schedule
+    bound: float
+    """Seconds after which every process has to know what was committed; 0 is strict."""
+    invalidations: list[Change] = field(default_factory=list)
+    undos: dict[bytes, list[Change]] = field(default_factory=dict)
+    asked: list[Asked] = field(default_factory=list)
+    under_way: list[Asked] = field(default_factory=list)
+    answers: int = 0
+    hits: int = 0
+
+    # -- told by actors and ports
+
+    def asks(self, task: Task, flight: tuple[Process, bytes] | None) -> Asked:
+        """Note that the provider is asked from now on."""
+        if flight is not None:
+            for other in self.under_way:
+                if other.flight == flight and other.task.is_alive():
+                    raise Violation(f"{task.name} asks what {other.task.name} is asking for: #{other.number}")
+        asked = Asked(len(self.asked), self.schedule.tick, task, flight)
+        self.asked.append(asked)
+        self.under_way.append(asked)
+        return asked
+
+    def answered(self, begun: Begun, number: int, outcome: str) -> None:
+        """Judge an answer."""
+        self.answers += 1
+        self.hits += outcome == "hit"
+        asked = self.asked[number]
+        for change in self.invalidations:
+            if (
+                self._matches(change, begun.call)
+                and self._is_known(change, begun)
+                and self._is_older(asked, change)
+                and not self._is_undone(change, begun.task)
+            ):
+                raise Violation(
+                    f"{begun.task.name} began at step {begun.tick} and got answer #{number} ({outcome}), "
+                    f"asked for at step {asked.tick}, before {_said(change)}"
+                )
+
+    def viewed(self, begun: Begun, view: View) -> None:
+        """Judge what a call knows of the log after it has looked: what was undone must not be in force any more."""
+        if not view.is_confirmed:
+            return
+        for valid in view.rows:
+            for undo in self.undos.get(valid.id, ()):
+                if self._is_known(undo, begun):
+                    raise Violation(f"{begun.task.name} does not know at step {self.schedule.tick} of {_said(undo)}")
+
+    def missed(self, begun: Begun, where: str) -> None:
+        """Blame a call that does not find what is there."""
+        raise Violation(f"{begun.task.name} does not find the valid entry in {where}")
+
+    # -- the rules
+
+    def _matches(self, change: Change, call: Call) -> bool:
+        return not change.rolled_back and matches(change.row.predicate, call.key.hex(), call.facts)
+
+    def _is_known(self, change: Change, begun: Begun) -> bool:
+        """Return whether a call has to go by a change that it may have seen when it began."""
+        if change.rolled_back:
+            return False
+        if change.task is begun.task and change.made is not None and change.made <= begun.tick:
+            return True
+        if change.committed is None:
+            return False
+        if change.process is begun.process and change.told is not None and change.told <= begun.tick:
+            return True
+        if self.bound == 0:
+            return change.committed <= begun.tick
+        return change.committed_at + self.bound <= begun.at
+
+    def _is_older(self, asked: Asked, change: Change) -> bool:
+        """Return whether the provider was asked before the change was there to be seen by who has asked."""
+        if asked.task is change.task and change.made is not None:
+            return asked.tick < change.made
+        return change.committed is None or asked.tick < change.committed
+
+    def _is_undone(self, change: Change, task: Task) -> bool:
+        return any(
+            undo.committed is not None or (undo.task is task and undo.made is not None)
+            for undo in self.undos.get(change.row.id, ())
+            if not undo.rolled_back
+        )
+
+
+def _said(change: Change) -> str:
+    what = "invalidation" if change.row.active else "undo of invalidation"
+    by = f"{what} {change.row.number}, made at {change.made} by {change.task.name}"
+    return f"{by}, committed at {change.committed} ({change.committed_at:.2f}), told at {change.told}"

@@ -1,0 +1,304 @@
+"""One simulated process, and the port of its calls: what takes time lets others go on, the rest is real."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any, Final, Protocol
+
+from llmcache import envelope, keys
+from llmcache.clock import Clock
+from llmcache.engine.call import Answered, Attempt, Call, Spent
+from llmcache.engine.flights import ABANDONED, Flight, Flights, Landing
+from llmcache.engine.log import WAIT_SECONDS, Log
+from llmcache.engine.log_copy import NOTHING, Judge, View
+from llmcache.engine.policy import resolve
+from llmcache.engine.ports import entry_of
+from llmcache.envelope import Entry
+from llmcache.exceptions import LLMCacheError, ProviderTimeout, ProviderUnavailable
+from llmcache.providers.base import Body, Failure, Reply
+from llmcache.tiers.memory import MemoryStore
+from llmcache.tiers.stack import Found, Held, MemoryTier, TierStack
+from tests.simulator.oracle import Asked, Begun, Oracle
+from tests.simulator.places import SharedTier, Table, Wall
+from tests.simulator.schedule import FOR_EVER, Schedule, Task, step, waiting
+
+NAMESPACE: Final = "simulated"
+_KEEP_READING: Final = 2
+"""The log's own thread reads on more often than this; fewer times bring its end into a short schedule."""
+_LOOK_SECONDS: Final = 1.0
+
+
+class _Log(Log):
+    """A log whose thread is a task of the schedule: the port waits for it."""
+
+    def _wait_for_thread(self) -> None:
+        pass
+
+
+class Process:
+    """What the calls of one simulated process share."""
+
+    def __init__(
+        self,
+        name: str,
+        schedule: Schedule,
+        oracle: Oracle,
+        table: Table,
+        wall: Wall | None,
+        tier: SharedTier,
+        *,
+        recheck: float,
+        grace: float,
+        may_be_late: bool,
+    ) -> None:
+        self.name = name
+        self.schedule = schedule
+        self.oracle = oracle
+        self.recheck = recheck
+        self.tier = tier
+        self.memory: MemoryStore[Held] = MemoryStore(100_000)
+        clock = Clock(schedule.wall, schedule.monotonic, simulated=True)
+        self.tiers = TierStack(MemoryTier("memory", self.memory), (tier,), NAMESPACE, clock)
+        self.flights = Flights()
+        self.log = _Log(table, wall, schedule.monotonic, recheck=recheck, grace=grace, thread=True)
+        self.tasks: list[Task] = []
+        self.reads = False
+        """Whether somebody reads the log."""
+        self._wanted = False
+        self._may_be_late = may_be_late
+        self._rounds = 0
+        self._reader: Task | None = None
+        self._waiting: list[Task] = []
+        if recheck:
+            self._reader = schedule.add(f"{name}: log", self._serve(), serves=True, prompt=True)
+            self.tasks.append(self._reader)
+
+    def die(self) -> bool:
+        """End all at once; not in the middle of what cannot be left."""
+        if any(task.runs for task in self.tasks):
+            return False
+        for task in self.tasks:
+            task.die()
+        return True
+
+    async def confirm(self) -> bool:
+        """Do as ``Log.confirm`` does with a thread of its own."""
+        log, schedule = self.log, self.schedule
+        if self.recheck == 0:
+            while self.reads:
+                await step("waits for who reads the log")
+            self.reads = True
+            try:
+                return log.confirm()
+            finally:
+                self.reads = False
+        if schedule.now >= log.good_until:
+            log._forget_what_was_rolled_back()
+            if log._is_old(schedule.now):
+                await self._wait_for_round()
+                if log._in_doubt:
+                    await self._wait_for_round()
+        return log.confirm()
+
+    async def _wait_for_round(self) -> None:
+        assert self._reader is not None
+        # A machine that is not busy reads in time.
+        done, until = self._rounds, self.schedule.now + WAIT_SECONDS if self._may_be_late else FOR_EVER
+        me = self.schedule.current
+        assert me is not None
+        self._wanted = self._wanted or not self.reads
+        self._waiting.append(me)
+        self._reader.wake()
+        while self._rounds == done and self.schedule.now < until:
+            await waiting("waits for the log", until - self.schedule.now)
+
+    async def _serve(self) -> None:
+        """Do as the log's own thread, see ``Log._serve``."""
+        left = 0
+        while True:
+            if not self._wanted:
+                await waiting("rests", self.recheck if left else FOR_EVER)
+            left = _KEEP_READING if self._wanted else left - 1
+            self._wanted = False
+            if left <= 0:
+                left = 0
+                continue
+            self.reads = True
+            self.log._read(strict=left == 1)
+            self.reads = False
+            self._rounds += 1
+            waiting_for_it, self._waiting = self._waiting, []
+            for task in waiting_for_it:
+                task.wake()
+
+
+class CallPort(Protocol):
+    """How a port is made: for one call of a process."""
+
+    def __call__(self, process: Process, begun: Begun) -> SimulatedPort: ...
+
+
+class SimulatedPort:
+    """The port of one call."""
+
+    def __init__(self, process: Process, begun: Begun) -> None:
+        self.process = process
+        self._schedule = process.schedule
+        self._oracle = process.oracle
+        self._begun = begun
+        self._task = begun.task
+        self._flight_id: bytes | None = None
+        self.known = NOTHING
+        """What was known of the log at the last look."""
+        self._lay: Entry | None = None
+
+    def now(self) -> float:
+        return self._schedule.now
+
+    def jitter(self) -> float:
+        return self._schedule.random.random()
+
+    async def view(self, call: Call) -> View:
+        await step("looks into the log")
+        is_confirmed = await self.process.confirm()
+        view = self.process.log.view(call.key, call.facts)
+        self.known = view = view if is_confirmed else view._replace(is_confirmed=False)
+        self._oracle.viewed(self._begun, view)
+        await step(f"knows {_numbers(view.seen)}{'' if is_confirmed else ', unconfirmed'}")
+        return view
+
+    async def read(self, call: Call, judge: Judge) -> Found | None:
+        changes = self.process.tier.changes
+        found = self.process.tiers.read_memory(call.key, call.max_age, judge)
+        if found is None:
+            await step("finds nothing in memory")
+            found = self._read_below(call, judge)
+        if found is None and changes == self.process.tier.changes:
+            self._search(call, judge)
+        await step("finds nothing" if found is None else f"finds #{_answer(found.entry)} in {found.tier}")
+        return found
+
+    def _read_below(self, call: Call, judge: Judge) -> Found | None:
+        return self.process.tiers.read_below(call.key, call.max_age, judge)
+
+    def _search(self, call: Call, judge: Judge) -> None:
+        """Look for what ``read`` should have found, where nobody has changed anything meanwhile."""
+        data = self.process.tier.data.get(keys.storage_key(NAMESPACE, call.key))
+        entry = None if data is None else envelope.decode(data, call.key)
+        if entry is not None and judge.admits(entry.seen):
+            self._oracle.missed(self._begun, self.process.tier.name)
+
+    async def read_rest(self, entry: Entry) -> bytes | None:
+        await step("reads what was kept beside")
+        return self.process.tiers.read_rest(entry)
+
+    def kept_request(self, call: Call) -> bytes | None:
+        return None
+
+    async def write(self, entry: Entry, rest: bytes, request: bytes | None) -> None:
+        await step(f"is about to keep #{_answer(entry)}")
+        self.process.tiers.write(entry, rest, request)
+        await step("has kept it")
+
+    def flight(self, flight_id: bytes) -> Flight:
+        self._flight_id = flight_id
+        return Flight(flight_id, self._task)
+
+    def board(self, flight: Flight) -> Flight:
+        found = self.process.flights.board(flight)
+        if found is flight:
+            self._lay = self._in_memory()
+        return found
+
+    def _in_memory(self) -> Entry | None:
+        """Return the entry in memory that this call may have."""
+        held = self.process.memory.get(self._begun.call.key)
+        return held.entry if held is not None and self.known.admits(held.entry.seen) else None
+
+    def leads_itself(self, flight: Flight) -> bool:
+        return self.process.flights.leads_itself(flight)
+
+    async def wait(self, flight: Flight, seconds: float) -> Landing | None:
+        until = self.now() + seconds
+        self.process.flights.watch(flight, self._task.wake)
+        while not flight.landed.is_set():
+            if not flight.leader.is_alive():
+                self.process.flights.land(flight, ABANDONED)
+                break
+            if self.now() >= until:
+                return None
+            await waiting("waits for a flight", max(min(until - self.now(), _LOOK_SECONDS), 0.0))
+        return flight.landing
+
+    def land(self, flight: Flight, landing: Landing) -> None:
+        self.process.flights.land(flight, landing)
+
+    async def make_ready(self, call: Call) -> None:
+        await step("makes the provider ready")
+
+    async def ask(self, call: Call, body: Body, seconds: float, why: str, attempt: int) -> Attempt:
+        self._schedule.say(f"asks #{len(self._oracle.asked)} ({why})")
+        flight = None if self._flight_id is None else (self.process, self._flight_id)
+        asked = self._oracle.asks(self._task, flight)
+        if self._lay is not None and self._in_memory() is self._lay:
+            self._oracle.missed(self._begun, "memory")
+        random = self._schedule.random
+        try:
+            takes = random.choice((0.0, 0.0, 0.1, 0.7, 2.5))
+            await step("is being answered", min(takes, seconds))
+        finally:
+            self._oracle.under_way.remove(asked)
+        if takes > seconds:
+            return _failed(asked, ProviderTimeout("too slow"), retry=False)
+        odds = random.random()
+        if odds < 0.08:
+            return _failed(asked, ProviderUnavailable("down"), retry=True)
+        if odds < 0.12:
+            return _failed(asked, ProviderUnavailable("down for long"), retry=False)
+        answer = "{}" if odds < 0.16 else json.dumps({"asked": asked.number})
+        return Attempt(str(asked.number), Reply(answer, "stop", False, None, None, None, b"{}"), 0)
+
+    async def record_rejected(self, call_id: str, errors: tuple[dict[str, Any], ...]) -> None:
+        await step("notes that it was rejected")
+
+    async def record_stored(self, call: Call, call_id: str, entry: Entry, beside: int) -> None:
+        await step("notes that it was kept")
+
+    async def pause(self, seconds: float) -> None:
+        await step("pauses", seconds)
+
+    def entry(self, call: Call, reply: Reply, spent: Spent, seconds: float, seen: bytes) -> Entry:
+        return entry_of(call, reply, spent, seconds, self._schedule.wall(), seen)
+
+
+async def ask_for(make_port: CallPort, process: Process, task: Task, call: Call) -> Answered | None:
+    """Make a call and have its answer judged; None when it ends with an error of ours, as it may."""
+    schedule, oracle = process.schedule, process.oracle
+    schedule.say(f"calls for {call.content}, cache={call.cache}, within {call.timeout:g} s")
+    begun = Begun(call, task, process, schedule.tick, schedule.now)
+    port = make_port(process, begun)
+    try:
+        answered = await resolve(call, port)
+    except LLMCacheError as error:
+        schedule.say(f"fails: {type(error).__name__}")
+        return None
+    number = answered.value.asked
+    schedule.say(f"gets #{number} ({answered.outcome})")
+    # While nobody can tell what was invalidated, those who ask at the same time share what they get.
+    if port.known.is_confirmed or answered.outcome != "collapsed":
+        oracle.answered(begun, number, answered.outcome)
+    return answered
+
+
+def _failed(asked: Asked, error: ProviderUnavailable | ProviderTimeout, *, retry: bool) -> Attempt:
+    return Attempt(str(asked.number), Failure(error, Decimal(0), in_doubt=False, retry=retry), 0)
+
+
+def _answer(entry: Entry) -> str:
+    return str(json.loads(entry.answer).get("asked", "?"))
+
+
+def _numbers(seen: bytes) -> list[int]:
+    """Return the numbers of the rows with these ids."""
+    return [int.from_bytes(seen[start : start + 2], "big") for start in range(0, len(seen), envelope.SEEN_ID_BYTES)]

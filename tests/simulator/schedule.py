@@ -1,0 +1,217 @@
+"""Who goes on, and what time it is: tasks in steps, one after the other, in an order that a seed decides."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Coroutine, Generator
+from contextvars import Context, copy_context
+from types import coroutine
+from typing import Any, Final, NamedTuple
+
+FOR_EVER: Final = float("inf")
+_MOST_STEPS: Final = 20_000
+_TIME_PASSES: Final = 0.12
+"""How often the time moves although somebody could go on."""
+_OTHERS_GO_ON: Final = 0.5
+_DEEPEST: Final = 3
+
+
+class Interrupted(BaseException):
+    """What is raised in a caller that is interrupted."""
+
+
+class Step(NamedTuple):
+    """What a task is about to do when it lets others go on."""
+
+    says: str
+    seconds: float = 0.0
+    """How long it takes."""
+    waits: bool = False
+    """Whether it goes on before that when it is woken."""
+
+
+@coroutine
+def step(says: str, seconds: float = 0.0) -> Generator[Step]:
+    """Let others go on, for some seconds."""
+    yield Step(says, seconds)
+
+
+@coroutine
+def waiting(says: str, seconds: float) -> Generator[Step]:
+    """Let others go on until this task is woken, or for some seconds."""
+    yield Step(says, seconds, True)
+
+
+class Task:
+    """One thread of a simulated process."""
+
+    def __init__(
+        self, name: str, schedule: Schedule, work: Coroutine[Step, None, Any], *, serves: bool, prompt: bool
+    ) -> None:
+        self.name = name
+        self.serves = serves
+        """Whether nobody waits for its end."""
+        self.prompt = prompt
+        """Whether time stands still until it has gone on."""
+        self.error: BaseException | None = None
+        self.waits = False
+        self._schedule = schedule
+        self._work = work
+        self._context: Context = copy_context()
+        self._alive = True
+        self.wakes_at = 0.0
+        self.runs = False
+        self.has_begun = False
+
+    def is_alive(self) -> bool:
+        """Return whether it may go on."""
+        return self._alive
+
+    def go_on(self) -> Step | None:
+        """Do one step; return what comes next, None at the end."""
+        self.has_begun = True
+        try:
+            return self._context.run(self._work.send, None)
+        except StopIteration:
+            self._alive = False
+        except Exception as error:
+            self._alive, self.error = False, error
+            raise
+        return None
+
+    def die(self) -> None:
+        """Do nothing any more, not even what would be done at an end. What it was doing is kept, not closed."""
+        self._alive = False
+
+    def forget(self) -> None:
+        """Take back what has never begun."""
+        if not self.has_begun:
+            self._work.close()
+
+    def interrupt(self) -> None:
+        """End where it is, as by Ctrl-C."""
+        try:
+            self._context.run(self._work.throw, Interrupted())
+        except Interrupted:
+            self._alive = False
+            return
+        raise AssertionError(f"{self.name} goes on after an interrupt")
+
+    def wake(self) -> None:
+        """Let it go on now, if it waits for that."""
+        if self.waits:
+            self.waits = False
+            self._schedule.make_ready(self)
+
+
+class Schedule:
+    """All tasks, the time, and what was done."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.now = 1_000.0
+        self.tick = 0
+        """The number of the step."""
+        self.steps: list[tuple[int, float, str, str]] = []
+        self.tasks: list[Task] = []
+        self.current: Task | None = None
+        self._ready: list[Task] = []
+        self._timers: list[tuple[float, int, Task]] = []
+        self._depth = 0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wall(self) -> float:
+        return self.now + 1_700_000_000
+
+    def chance(self, odds: float) -> bool:
+        return self.random.random() < odds
+
+    def add(self, name: str, work: Coroutine[Step, None, Any], *, serves: bool = False, prompt: bool = False) -> Task:
+        """Have something done, from now on."""
+        task = Task(name, self, work, serves=serves, prompt=prompt)
+        self.tasks.append(task)
+        self._ready.append(task)
+        return task
+
+    def say(self, says: str) -> None:
+        """Note what the current task does."""
+        self.tick += 1
+        self.steps.append((self.tick, self.now, self.current.name if self.current else "-", says))
+
+    def make_ready(self, task: Task) -> None:
+        self._ready.append(task)
+
+    def run(self) -> None:
+        """Go on until all have ended but those that serve."""
+        try:
+            self._run()
+        finally:
+            for task in self.tasks:
+                task.forget()
+
+    def _run(self) -> None:
+        while any(task.is_alive() and not task.serves for task in self.tasks):
+            if self._timers and (
+                not self._ready
+                or (self.random.random() < _TIME_PASSES and not any(task.prompt for task in self._ready))
+            ):
+                self._pass(max(self._timers[0][0] - self.now, 0.0))
+            if self._ready:
+                self._step()
+            elif not self._timers:
+                stuck = [task.name for task in self.tasks if task.is_alive() and not task.serves]
+                raise AssertionError(f"they wait for ever: {', '.join(stuck)}")
+            if self.tick > _MOST_STEPS:
+                raise AssertionError("it does not end")
+
+    def let_others(self, seconds: float = 0.0) -> None:
+        """Let others go on in the middle of what cannot be left: a read of a table, a write."""
+        if seconds:
+            self._pass(seconds)
+        if self._depth >= _DEEPEST:
+            return
+        self._depth += 1
+        while self._ready and self.random.random() < _OTHERS_GO_ON:
+            self._step()
+        self._depth -= 1
+
+    def _pass(self, seconds: float) -> None:
+        self.now += seconds
+        while self._timers and self._timers[0][0] <= self.now:
+            at, _, task = heapq.heappop(self._timers)
+            # One that was woken before has its time no more.
+            if task.wakes_at == at and task.is_alive() and not task.runs and task not in self._ready:
+                task.waits = False
+                self._ready.append(task)
+
+    def _step(self) -> None:
+        ready = self._ready
+        place = int(self.random.random() * len(ready))
+        ready[place], ready[-1] = ready[-1], ready[place]
+        task = ready.pop()
+        if not task.is_alive():
+            return
+        outer, self.current, task.runs = self.current, task, True
+        try:
+            following = task.go_on()
+        finally:
+            task.runs = False
+        # It may have been ended while it was under way.
+        if following is not None and task.is_alive():
+            self._follow(task, following)
+        self.current = outer
+
+    def _follow(self, task: Task, following: Step) -> None:
+        says, seconds, waits = following
+        self.say(says)
+        task.waits = waits
+        if seconds == FOR_EVER:
+            task.wakes_at = FOR_EVER
+        elif seconds > 0 or waits:
+            task.wakes_at = self.now + seconds
+            heapq.heappush(self._timers, (task.wakes_at, self.tick, task))
+        else:
+            self._ready.append(task)

@@ -1,0 +1,87 @@
+"""A whole schedule, made of one number: processes, what they share, who acts, and what goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Final
+
+from tests.simulator import actors
+from tests.simulator.oracle import Oracle, Violation
+from tests.simulator.places import SharedTier, Table, Wall
+from tests.simulator.port import CallPort, Process, SimulatedPort
+from tests.simulator.schedule import Schedule, Step, Task
+
+RECHECK: Final = 1.0
+_GRACE: Final = 4.0
+_SLACK: Final = 0.2
+
+
+class World:
+    """One schedule. ``make_port``: whose rules hold in it."""
+
+    def __init__(self, seed: int, make_port: CallPort = SimulatedPort) -> None:
+        self.make_port = make_port
+        self.schedule = schedule = Schedule(seed)
+        random = schedule.random
+        recheck = 0.0 if random.random() < 0.3 else RECHECK
+        self.is_down = is_down = random.random() < 0.1
+        # A reading of the log takes a moment.
+        bound = 2 * recheck + _SLACK if recheck else 0.0
+        if is_down and recheck:
+            # What holds when the database does not answer: the grace, and what lay on the board then.
+            bound = _GRACE + recheck + _SLACK
+        self.oracle = Oracle(schedule, bound)
+        self.table = Table(schedule, latency=random.choice((0.0, 0.0, 0.01)), fails=0.3 if is_down else 0.0)
+        wall = Wall(schedule) if random.random() < 0.6 else None
+        tier = SharedTier(schedule, faults=0.1 if random.random() < 0.3 else 0.0)
+        self.processes = [
+            Process(
+                name,
+                schedule,
+                self.oracle,
+                self.table,
+                wall,
+                tier,
+                recheck=recheck,
+                grace=_GRACE,
+                may_be_late=is_down,
+            )
+            for name in "ABC"[: random.choice((2, 2, 3))]
+        ]
+        self.actors: list[Task] = []
+        for number in range(1, random.choice((4, 5, 6)) + 1):
+            process = random.choice(self.processes)
+            work = actors.call_again_and_again(self, process, random.choice((1, 2, 3)))
+            self._add(f"caller {number} in {process.name}", process, work)
+        for number in (1, 2):
+            process = random.choice(self.processes)
+            self._add(f"invalidator {number} in {process.name}", process, actors.invalidate(self, process))
+        process = random.choice(self.processes)
+        self._add(f"undoer in {process.name}", process, actors.undo(self, process))
+        schedule.add("bad luck", actors.go_wrong(self), serves=True)
+
+    def problem(self) -> str | None:
+        """Run the schedule and return what was wrong."""
+        try:
+            self.run()
+        except AssertionError as error:
+            return str(error)
+        return None
+
+    def me(self) -> Task:
+        """Return the task that runs."""
+        assert self.schedule.current is not None
+        return self.schedule.current
+
+    def run(self) -> None:
+        """Run the schedule. Raises ``Violation``."""
+        self.schedule.run()
+        for process in self.processes:
+            left = [flight for flight in process.flights._flights.values() if flight.leader.is_alive()]
+            if left:
+                raise Violation(f"{len(left)} flights are left in {process.name}")
+
+    def _add(self, name: str, process: Process, work: Coroutine[Step, None, None]) -> None:
+        task = self.schedule.add(name, work)
+        self.actors.append(task)
+        process.tasks.append(task)
