@@ -21,6 +21,7 @@ from pydantic import BaseModel
 import llmcache
 from benchmarks.hits import LARGE, LARGE_TEXT, SMALL, SMALL_TEXT, WITH_OPTIONS, Large, Small, _point_to
 from llmcache import envelope
+from llmcache.bypassing import is_bypassed
 from llmcache.engine import process
 from llmcache.engine.runtime import Runtime
 from llmcache.prepared import Prepared, tagged
@@ -115,6 +116,7 @@ class _Hit:
         self.bind()
         self.here()
         self.find()
+        is_bypassed()
         self.prepared.current()
         self.encode()
         return self.hash()
@@ -165,7 +167,7 @@ def _in_memory(hit: _Hit) -> Steps:
         "its fourteen keyword arguments, made one tuple": hit.bind,
         "is a loop running, the process's runtime, its tenants": hit.here,
         "what was prepared for these arguments": hit.find,
-        "is the type still as it was": lambda: prepared.current(),
+        "is the cache bypassed; is the type still as it was": lambda: (is_bypassed(), prepared.current()),
         "the text as bytes, its length": hit.encode,
         "the key: state of the hash copied, text hashed": hit.hash,
         "one look-up in memory": lambda: memory.get(key),
