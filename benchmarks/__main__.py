@@ -27,7 +27,7 @@ def main() -> None:
 
     from django.core.management import call_command
 
-    from benchmarks import asynchronous, faults, footprint, hits, imports, ledger, misses, steps
+    from benchmarks import asynchronous, faults, footprint, hits, imports, ledger, log, misses, steps
 
     place = Path(_place.name)
     reports: dict[str, Callable[[], Iterator[str]]] = {
@@ -36,6 +36,7 @@ def main() -> None:
         "misses": lambda: misses.report(place),
         "ledger": ledger.report,
         "asynchronous": lambda: asynchronous.report(place),
+        "log": log.report,
         "faults": lambda: faults.report(place),
         "footprint": lambda: footprint.report(place),
         "imports": imports.report,

@@ -243,9 +243,14 @@ def _change(now: Runtime, rows: Iterable[Row]) -> None:
         now.log.commit(changed, pending)
 
     def lasts() -> bool:
-        # Django takes it out when the transaction, or the savepoint within it, is rolled back.
-        return any(entry[1] is commit for entry in connection.run_on_commit)
+        # Django takes it out when the transaction, or the savepoint within it, is rolled back: with all that came
+        # after it, so that what is left is where it was put.
+        found = connection.run_on_commit
+        if place < len(found) and found[place][1] is commit:
+            return True
+        return any(entry[1] is commit for entry in found)
 
+    place = len(connection.run_on_commit)
     pending = Pending(changed, lasts)
     transaction.on_commit(commit, using=using)
     now.log.add_pending(pending)

@@ -61,8 +61,8 @@ class InvalidationRows:
         # Of plain types, and decoded here: what the fields do with each value takes as long as all else together.
         plain = rows.annotate(holds=Cast("active", IntegerField()), older=Cast("supersedes", TextField()))
         found = plain.order_by("pk").values_list("pk", "uid", "holds", "older", *_COLUMNS.values())
-        # A server-side cursor, for all, takes longer than it takes to read what is new. In pieces that are gone again
-        # before the garbage collector counts them among what stays: of many it would look at all there is, again and again.
+        # A server-side cursor, for all, takes longer than it takes to read what is new. Its pieces are small enough to
+        # be gone before the garbage collector takes them for what stays, which it would look through again and again.
         return _read(found if above or undone else found.iterator(chunk_size=500))
 
     @contextmanager

@@ -132,7 +132,7 @@ class Log:
         self._closed = False
         self._rounds = 0
         self._round_began: float | None = None
-        self._open: list[Pending] = []
+        self._open: set[Pending] = set()
         self._own: list[tuple[float, Row]] = []
 
     # -- asked by calls
@@ -166,8 +166,11 @@ class Log:
 
     def known(self) -> LogCopy:
         """Return the copy as this context sees it; one with changes of its own is nobody else's."""
-        mine = [row for pending in _pending.get() if pending in self._open and pending.lasts() for row in pending.rows]
+        mine = self._own_rows()
         return self._copy.overlaid(mine) if mine else self._copy
+
+    def _own_rows(self) -> list[Row]:
+        return [row for pending in _pending.get() if pending in self._open and pending.lasts() for row in pending.rows]
 
     @property
     def has_own(self) -> bool:
@@ -200,12 +203,13 @@ class Log:
 
     def heads(self, predicate: Predicate) -> tuple[bytes, ...]:
         """Return the ids that a new row with this predicate supersedes."""
-        return self.known().heads(predicate)
+        # A transaction may have very many: no copy of all for each of them.
+        return self._copy.heads(predicate, [row for row in self._own_rows() if row.predicate == predicate])
 
     def add_pending(self, pending: Pending) -> None:
         """Let this context see what its transaction is about to change."""
         with self._lock:
-            self._open.append(pending)
+            self._open.add(pending)
             self.good_until = float("-inf")
         _pending.set((*(each for each in _pending.get() if each.lasts()), pending))
 
@@ -227,7 +231,7 @@ class Log:
         if not self._open:
             return
         with self._lock:
-            left = [pending for pending in self._open if pending.lasts()]
+            left = {pending for pending in self._open if pending.lasts()}
             # Callbacks of others may be called before ours; when one of them fails, ours never is.
             self._vanished += len(self._open) - len(left)
             self._open = left

@@ -271,9 +271,14 @@ class LogCopy:
         """Whether any row names a key."""
         return bool(self._by_key)
 
-    def heads(self, predicate: Predicate) -> tuple[bytes, ...]:
-        """Return the ids that a new row with this predicate supersedes."""
+    def heads(self, predicate: Predicate, more: Iterable[Row] = ()) -> tuple[bytes, ...]:
+        """Return the ids that a new row with this predicate supersedes, where ``more`` of them are known."""
         group = self._groups.get(predicate)
+        rows = tuple(more)
+        if rows and group is not None:
+            group = group.own()
+        for row in rows:
+            group = row if group is None else group.with_row(row)
         return () if group is None else group.heads
 
     def about(self, facts: Facts) -> tuple[Valid, ...]:
