@@ -16,7 +16,8 @@ import llmcache
 from notes.types import Title
 
 THREADS = 4
-_LONGEST_LIFE = 0.05
+# Of a worker that has given its first answers; long enough for some to connect to PostgreSQL and import.
+_LONGEST_LIFE = 0.12
 
 
 class Command(BaseCommand):
