@@ -40,6 +40,7 @@ from llmcache.exceptions import (
     LedgerFull,
     LLMCacheError,
     NotCached,
+    NotRewritten,
     ProviderCallsForbidden,
     ProviderError,
     ProviderTimeout,
@@ -52,6 +53,8 @@ from llmcache.exceptions import (
     UnsupportedType,
     ValidationFailed,
 )
+from llmcache.explaining import aexplain, explain
+from llmcache.explanations import Explanation
 from llmcache.extraction import (
     Extraction,
     Extractor,
@@ -74,6 +77,7 @@ __all__ = [
     "AsyncContext",
     "AuthenticationFailed",
     "ConfigurationError",
+    "Explanation",
     "Extraction",
     "ExtractionFailed",
     "Extractor",
@@ -85,6 +89,7 @@ __all__ = [
     "LLMCacheError",
     "LedgerFull",
     "NotCached",
+    "NotRewritten",
     "ProviderCallsForbidden",
     "ProviderError",
     "ProviderTimeout",
@@ -99,6 +104,7 @@ __all__ = [
     "Truncated",
     "UnsupportedType",
     "ValidationFailed",
+    "aexplain",
     "aextract",
     "aextract_with_completion",
     "aextract_with_info",
@@ -108,6 +114,7 @@ __all__ = [
     "aundo",
     "bypass",
     "estimate_savings",
+    "explain",
     "extract",
     "extract_with_completion",
     "extract_with_info",

@@ -24,6 +24,7 @@ from llmcache.engine.ports import BlockingPort, run
 from llmcache.engine.predicates import Facts
 from llmcache.engine.runtime import Runtime
 from llmcache.exceptions import LLMCacheError
+from llmcache.kinds import NO_KIND, given, lifetime_of
 from llmcache.loading import first_time
 from llmcache.plans import MAX_KIND
 from llmcache.prepared import Prepared, lookup_of
@@ -168,13 +169,6 @@ def checked(
     tenant = None if tenant is None else request.word("tenant", tenant)
     subject = options.get("subject")
     scope = request.scope(tenant, subject, tags, options.get("version"), options.get("variant"))
-    ttl = request.lifetime(options.get("ttl", settings.ttl))
-    cache = request.cache_use(options.get("cache", "use"))
-    if cache in ("use", "refresh") and (is_bypassed() or not settings.enabled):
-        cache = "bypass"
-    timeout = request.duration(options.get("timeout", settings.timeout))
-    max_retries = request.count("max_retries", options.get("max_retries", settings.max_retries))
-    max_reasks = request.count("max_reasks", options.get("max_reasks", settings.max_reasks))
     plan = now.plan(
         response_model,
         request.word("model", options.get("model", settings.model)),
@@ -182,6 +176,18 @@ def checked(
         request.word("kind", options["kind"], most=MAX_KIND) if "kind" in options else None,
         keyed,
     )
+    of_kind = settings.kinds.get(plan.kind, NO_KIND)
+    if "ttl" in options:
+        ttl, derive = request.lifetime(options["ttl"]), None
+    else:
+        ttl, derive = lifetime_of(settings, plan.kind)
+    stale_ttl = request.stale_lifetime(options.get("stale_ttl", given(of_kind.stale_ttl, settings.stale_ttl)))
+    cache = request.cache_use(options.get("cache", given(of_kind.cache, "use")))
+    if cache in ("use", "refresh") and (is_bypassed() or not settings.enabled):
+        cache = "bypass"
+    timeout = request.duration(options.get("timeout", settings.timeout))
+    max_retries = request.count("max_retries", options.get("max_retries", settings.max_retries))
+    max_reasks = request.count("max_reasks", options.get("max_reasks", settings.max_reasks))
     return Call(
         plan=plan,
         content=data.decode(),
@@ -206,6 +212,12 @@ def checked(
             plan.kind,
         ),
         # Clocks differ, and a row may be gone some hours before another machine's clock says so.
+        stale_ttl=stale_ttl,
+        jitter=settings.jitter,
+        derive=derive,
+        waits=given(of_kind.refresh, settings.refresh) == "call",
         horizon=settings.retention["invalidations"] - _CLOCKS_DIFFER,
+        version=options.get("version"),
+        variant=options.get("variant"),
         older_keys=plan.older_keys(scope, data),
     )

@@ -21,6 +21,7 @@ from django.utils.encoding import force_bytes
 
 from llmcache import conf, setting_values
 from llmcache.exceptions import ConfigurationError
+from llmcache.kinds import require_all
 from llmcache.tenancy import configured_tenancy
 from llmcache.tiers.disk import DiskStore
 from llmcache.tiers.disk_folder import writable
@@ -57,6 +58,7 @@ def check_llmcache(app_configs: Sequence[AppConfig] | None = None, **_: Any) -> 
         *_ledger(settings),
         *_folders(settings),
         *_tenants(settings),
+        *_kinds(settings),
         *_secrets(settings),
         *_misspelt(),
     ]
@@ -126,6 +128,14 @@ def _ledger(settings: conf.Settings) -> list[checks.CheckMessage]:
                 id="llmcache.W005",
             )
         ]
+    return []
+
+
+def _kinds(settings: conf.Settings) -> list[checks.CheckMessage]:
+    try:
+        require_all(settings)
+    except ConfigurationError as error:
+        return [checks.Error(str(error), id="llmcache.E010")]
     return []
 
 

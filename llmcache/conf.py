@@ -14,6 +14,7 @@ from typing import Any, cast
 from django.conf import settings as django_settings
 
 from llmcache.exceptions import ConfigurationError
+from llmcache.kinds import REFRESH, KindSettings, kinds
 from llmcache.money.pricing import DatedPrice
 from llmcache.setting_values import (
     RETENTION,
@@ -34,6 +35,7 @@ from llmcache.setting_values import (
     providers,
     retention,
     seconds,
+    share,
     short_text,
     tenant_source,
     tiers,
@@ -54,6 +56,10 @@ class Settings:
     disk_path: Path | None
     disk_bytes: int
     ttl: float | None
+    stale_ttl: float
+    jitter: float
+    refresh: str
+    kinds: Mapping[str, KindSettings]
     timeout: float
     max_retries: int
     max_reasks: int
@@ -158,6 +164,35 @@ OPTIONS: tuple[Option, ...] = (
         seconds(none=True),
         "seconds or timedelta, or None",
         "How old an answer may be; None means that answers do not expire.",
+    ),
+    Option(
+        "STALE_TTL",
+        0.0,
+        seconds(none=False, zero=True),
+        "seconds or timedelta",
+        "How long after its TTL an answer may still be given, while it is asked for anew.",
+    ),
+    Option(
+        "JITTER",
+        0.1,
+        share,
+        "float, 0 to 1",
+        "By how much of its TTL an entry may expire before it, so that those written together do not expire together.",
+    ),
+    Option(
+        "REFRESH",
+        "thread",
+        one_of(*REFRESH),
+        "'thread' or 'call'",
+        "Who asks anew for what is stale: a thread, while the old answer is given; or the call, which gives the old "
+        "one when the provider fails.",
+    ),
+    Option(
+        "KINDS",
+        {},
+        kinds,
+        "dict of kind to dict with 'ttl', 'stale_ttl', 'refresh', 'cache', 'version', 'type'",
+        "What holds for the answers of one kind in place of the settings above; and the kind's response type.",
     ),
     Option(
         "TIMEOUT",

@@ -18,6 +18,7 @@
     │   └── ValidationFailed        errors
     ├── LedgerFull
     ├── NotCached
+    ├── NotRewritten                reason
     ├── FlightTimeout
     ├── RecursiveExtract
     ├── AsyncContext                also SynchronousOnlyOperation
@@ -200,6 +201,16 @@ class NotCached(LLMCacheError):
     """``cache="only"`` was asked for and there is no usable entry."""
 
     code = "not_cached"
+
+
+class NotRewritten(LLMCacheError):
+    """An entry cannot be asked for anew, or be given another TTL; it stays as it was."""
+
+    code = "not_rewritten"
+    reason: str = ""
+    """A stable word for what is in the way; the message says it in words."""
+
+    details = (*LLMCacheError.details, "reason")
 
 
 class FlightTimeout(LLMCacheError):

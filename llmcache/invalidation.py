@@ -80,7 +80,7 @@ def invalidate(
         entries, cost = concerned(now, predicate)
         return Invalidated(None, entries, dollars(cost))
     made_by = request.word("user", user, most=_MAX_USER) if user else ""
-    return _made(now, predicate, _reason(reason), made_by)
+    return Invalidated(made(now, predicate, reason_of(reason), made_by).uid)
 
 
 @markcoroutinefunction
@@ -142,9 +142,10 @@ def _condition(now: Runtime, name: str, value: Any) -> str:
     return now.seals[0].subject_hash(word) if name == "subject" else word
 
 
-def _reason(reason: object) -> str:
+def reason_of(reason: object, name: str = "reason") -> str:
+    """Return a reason as the log takes it. Raises ``InvalidRequest``, which names the argument."""
     if not isinstance(reason, str) or len(reason) > MAX_REASON:
-        raise InvalidRequest(f"reason= must be a str of at most {MAX_REASON} characters.")
+        raise InvalidRequest(f"{name}= must be a str of at most {MAX_REASON} characters.")
     return reason
 
 
@@ -174,7 +175,8 @@ def concerned(now: Runtime, predicate: Predicate) -> tuple[int, int | None]:
     return found["entries"], None if found["unknown"] else found["cost"] or 0
 
 
-def _made(now: Runtime, predicate: Predicate, reason: str, made_by: str) -> Invalidated:
+def made(now: Runtime, predicate: Predicate, reason: str, made_by: str, *, corrects: bool = False) -> Invalidation:
+    """Make a row of the log, as ``invalidate`` does; ``corrects``: a human's answer is to stand by it."""
     from django.utils import timezone
 
     from llmcache.invalidation_rows import columns_of, note_that_one_was_made
@@ -193,12 +195,13 @@ def _made(now: Runtime, predicate: Predicate, reason: str, made_by: str) -> Inva
         made_at=timezone.now(),
         made_by=made_by,
         reason=reason,
+        corrects=corrects,
     )
     note_that_one_was_made(now.namespace)
     row.save(using=now.settings.database, force_insert=True)
     prune_invalidations(now.settings.database, now.namespace, now.settings.retention["invalidations"])
-    _change(now, [Row(row.pk, uid, predicate, True, supersedes)])
-    return Invalidated(row.uid)
+    _change(now, [Row(row.pk, uid, predicate, True, supersedes, corrects)])
+    return row
 
 
 def _undone(now: Runtime, row: Invalidation, undone_by: str) -> bool:

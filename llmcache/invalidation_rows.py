@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connections
-from django.db.models import Count, IntegerField, Max, Q, TextField
+from django.db.models import Count, IntegerField, Max, Q, TextField, Value
 from django.db.models.functions import Cast
 
 from llmcache.engine.log_copy import Row, State
@@ -30,6 +30,8 @@ _COLUMNS: Final = {
     "kind": "kind",
 }
 """The column of each condition."""
+_CORRECTS: Final = 2
+"""In the number that says what a row is: this for one that corrects, and one for one that is in force."""
 
 
 class InvalidationRows:
@@ -59,7 +61,8 @@ class InvalidationRows:
         # In this form the index serves it everywhere: SQLite looks through all rows for NOT active.
         rows = self._rows().filter(active__in=(False,) if undone else (True, False), pk__gt=above)
         # Of plain types, and decoded here: what the fields do with each value takes as long as all else together.
-        plain = rows.annotate(holds=Cast("active", IntegerField()), older=Cast("supersedes", TextField()))
+        holds = Cast("active", IntegerField()) + Value(_CORRECTS) * Cast("corrects", IntegerField())
+        plain = rows.annotate(holds=holds, older=Cast("supersedes", TextField()))
         found = plain.order_by("pk").values_list("pk", "uid", "holds", "older", *_COLUMNS.values())
         # A server-side cursor, for all, takes longer than it takes to read what is new. Its pieces are small enough to
         # be gone before the garbage collector takes them for what stays, which it would look through again and again.
@@ -122,7 +125,8 @@ def _read(found: Iterable[tuple[Any, ...]]) -> list[Row]:
     known, rows = words.setdefault, list[Row]()
     for number, uid, holds, older, *conditions in found:
         predicate = Predicate._make(map(known, conditions, conditions))
-        rows.append(Row(number, _id(uid), predicate, holds == 1, () if older == "[]" else _ids(older)))
+        supersedes = () if older == "[]" else _ids(older)
+        rows.append(Row(number, _id(uid), predicate, holds & 1 == 1, supersedes, holds >= _CORRECTS))
     return rows
 
 
@@ -145,7 +149,7 @@ def _ids(supersedes: str) -> tuple[bytes, ...]:
 def row_of(row: Invalidation) -> Row:
     """Return what a copy of the log knows of a row."""
     predicate = Predicate(*(getattr(row, column) or None for column in _COLUMNS.values()))
-    return Row(row.pk, _id(row.uid), predicate, row.active, _ids(json.dumps(row.supersedes)))
+    return Row(row.pk, _id(row.uid), predicate, row.active, _ids(json.dumps(row.supersedes)), row.corrects)
 
 
 def columns_of(predicate: Predicate) -> dict[str, str]:

@@ -68,6 +68,8 @@ class ProviderCall(_Tokens):
     attempt = models.PositiveIntegerField(_("attempt"))
     # False: asked with cache="bypass" or ttl=0.
     to_store = models.BooleanField(_("answer was to be stored"))
+    # What it was asked for ahead of its use, while nobody waited: "refresh"; empty for a call.
+    ahead = models.CharField(_("ahead of its use"), max_length=10, blank=True)
     # How old its answer may get; NULL: any age, and also where the line that would say so is lost.
     ttl_seconds = models.FloatField(_("TTL in seconds"), null=True)
     error = models.CharField(_("error"), max_length=64, blank=True)
@@ -124,6 +126,11 @@ class CacheEntry(_Tokens):
     tags = models.JSONField(_("tags"), default=list)
     written_at = models.DateTimeField(_("written at"), db_index=True)
     expires_at = models.DateTimeField(_("expires at"), null=True)
+    # Until when it may be served past that; NULL: not at all.
+    stale_until = models.DateTimeField(_("stale until"), null=True)
+    # Hashes of what the key is made of, so that two requests can be compared without their texts.
+    content_hash = models.CharField(_("content's hash"), max_length=64, blank=True)
+    components = models.JSONField(_("hashes of components"), default=dict)
     size_bytes = models.BigIntegerField(_("size in bytes"))
     latency_ms = models.BigIntegerField(_("latency in ms"))
     attempts = models.PositiveIntegerField(_("attempts"))
@@ -140,6 +147,7 @@ class CacheEntry(_Tokens):
         """What an entry is good for; it follows from the time and is in no column."""
 
         FRESH = "fresh", _("fresh")
+        STALE = "stale", _("stale")
         EXPIRED = "expired", _("expired")
 
     class Meta(_Tokens.Meta):
@@ -150,6 +158,8 @@ class CacheEntry(_Tokens):
         permissions: ClassVar[list[tuple[str, str]]] = [
             ("reveal_cacheentry", "Can see the answers and requests of cache entries"),
             ("export_cacheentry", "Can export cache entries"),
+            ("refresh_cacheentry", "Can have cache entries asked for anew"),
+            ("retime_cacheentry", "Can cut and extend the TTL of cache entries"),
         ]
         constraints: ClassVar[list[models.BaseConstraint]] = [
             # The key first: the admin looks for one in all name spaces.
@@ -163,6 +173,7 @@ class CacheEntry(_Tokens):
             models.Index(fields=["model", "-written_at"], name="llmcache_entry_model"),
             models.Index(fields=["tenant", "-written_at"], name="llmcache_entry_tenant"),
             models.Index(fields=["schema", "-written_at"], name="llmcache_entry_schema"),
+            models.Index(fields=["content_hash"], name="llmcache_entry_content", condition=~models.Q(content_hash="")),
         ]
 
     def __str__(self) -> str:
@@ -177,7 +188,10 @@ class CacheEntry(_Tokens):
     def state(self) -> State:
         """What the entry is good for now."""
         left = self.ttl_left
-        return self.State.FRESH if left is None or left > timedelta(0) else self.State.EXPIRED
+        if left is None or left > timedelta(0):
+            return self.State.FRESH
+        is_stale = self.stale_until is not None and self.stale_until > timezone.now()
+        return self.State.STALE if is_stale else self.State.EXPIRED
 
     @property
     def age(self) -> timedelta:
@@ -271,6 +285,8 @@ class Invalidation(models.Model):
     active = models.BooleanField(_("in force"), default=True)
     undone_at = models.DateTimeField(_("undone at"), null=True)
     undone_by = models.CharField(_("undone by"), max_length=MAX_NAME, blank=True)
+    # Whether a human's answer, a `Correction`, stands in place of what it has made void.
+    corrects = models.BooleanField(_("made by a correction"), default=False)
 
     class Meta:
         verbose_name = _("invalidation")
@@ -285,6 +301,48 @@ class Invalidation(models.Model):
 
     def __str__(self) -> str:
         return self.uid[:12]
+
+
+class Correction(models.Model):
+    """An answer that a human has given for one request, in place of the provider's.
+
+    It is in force as long as its line of the invalidation log is: that line makes the provider's answer void, and tells
+    every process that there is this one.
+    """
+
+    invalidation = models.OneToOneField(
+        Invalidation, verbose_name=_("invalidation"), on_delete=models.CASCADE, related_name="correction"
+    )
+    namespace = models.CharField(_("name space"), max_length=64)
+    key = models.CharField(_("key"), max_length=64)
+    kind = models.CharField(_("kind"), max_length=MAX_KIND)
+    response_type = models.CharField(_("response type"), max_length=MAX_NAME)
+    schema = models.CharField(_("schema's fingerprint"), max_length=64)
+    model = models.CharField(_("model asked"), max_length=MAX_NAME)
+    tenant = models.CharField(_("tenant"), max_length=MAX_NAME, blank=True)
+    # As a provider would have written it: served through the same validation.
+    answer = models.TextField(_("answer"))
+    # What the answer had cost that it stands for, which a hit avoids; NULL when that is not known.
+    cost_pico_usd = models.BigIntegerField(_("cost in 10⁻¹² US dollars"), null=True)
+    latency_ms = models.BigIntegerField(_("latency in ms"), default=0)
+    # Whether it is the provider's own answer, kept whatever its age.
+    is_pin = models.BooleanField(_("pinned"), default=False)
+    note = models.CharField(_("note"), max_length=500, blank=True)
+    made_at = models.DateTimeField(_("made at"))
+    made_by = models.CharField(_("made by"), max_length=MAX_NAME, blank=True)
+
+    class Meta:
+        verbose_name = _("correction")
+        verbose_name_plural = _("corrections")
+        ordering: ClassVar[list[str]] = ["-pk"]
+        default_permissions = ("view", "add")
+        permissions: ClassVar[list[tuple[str, str]]] = [("withdraw_correction", "Can withdraw corrections")]
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["namespace", "key"], name="llmcache_correction_key"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.key[:12]}"
 
 
 class _Sums(models.Model):

@@ -13,7 +13,7 @@ import json
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, Final
 
 from llmcache import keys
@@ -40,6 +40,7 @@ class Plan:
         "body",
         "kind",
         "model",
+        "params",
         "provider",
         "response",
         "seal",
@@ -47,6 +48,7 @@ class Plan:
         "state",
         "system",
         "validate",
+        "version",
     )
 
     def __init__(
@@ -65,9 +67,11 @@ class Plan:
         self.model = f"{provider.alias}/{model}"
         self.system = system
         self.kind = kind
+        self.version = version
         # A copy of its own, made by way of JSON: what the caller changes later must not change what is sent under this
         # key, and what is sent is what was hashed.
-        self.body = provider.body(model, system, response.schema, _own(params))
+        self.params = _own(params)
+        self.body = provider.body(model, system, response.schema, self.params)
         head = keys.canonical_json(self.body)
         self.size = len(head)
         self.validate = response.validate
@@ -132,10 +136,10 @@ class Plans:
         model: str,
         system: str | None,
         kind: str | None,
-        version: str,
+        version_of: Callable[[str], str],
         params: dict[str, Any],
     ) -> Plan:
-        """Return the plan for these, compiled at the first call.
+        """Return the plan for these, compiled at the first call; ``version_of`` tells what stands for a kind's version.
 
         Raises ``UnsupportedType`` for a type that cannot be used, ``InvalidRequest`` for a parameter that is no JSON.
         """
@@ -143,7 +147,8 @@ class Plans:
         lookup = (id(response), provider.alias, model, system, kind, _params_key(params))
         plan = self._plans.get(lookup)
         if plan is None or plan.response is not response:
-            plan = Plan(response, provider, model, system, kind or default_kind(response), version, params, self._seals)
+            named = kind or default_kind(response)
+            plan = Plan(response, provider, model, system, named, version_of(named), params, self._seals)
             self._warn_of_shared_kind(plan)
             self._keep(lookup, plan)
         return plan

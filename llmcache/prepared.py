@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from llmcache.engine.counts import Tally, tally_of
-from llmcache.engine.log_copy import NOTHING, Valid, View, view_of
+from llmcache.engine.log_copy import NOTHING, Valid, View
 from llmcache.envelope import UNKNOWN_COST
 from llmcache.request import NONE_GIVEN, NotGiven
 
@@ -76,8 +76,7 @@ class Prepared:
         if not rows and not shared.names_keys:
             self.free_at = epoch
             return NOTHING
-        keyed = shared.about_key(key, self._facts)
-        return view_of((*rows, *keyed)) if rows or keyed else NOTHING
+        return shared.with_key(rows, key, self._facts)
 
     def tally(self, held: Held) -> Tally:
         """Return what a hit of this entry is counted as, made at the first."""

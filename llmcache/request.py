@@ -40,8 +40,8 @@ class NotGiven:
 NOT_GIVEN: Final = NotGiven()
 
 OPTIONS: Final = (
-    *("model", "system", "kind", "ttl", "tenant", "subject", "tags", "version", "variant", "cache", "timeout"),
-    *("max_retries", "max_reasks", "unkeyed"),
+    *("model", "system", "kind", "ttl", "stale_ttl", "tenant", "subject", "tags", "version", "variant", "cache"),
+    *("timeout", "max_retries", "max_reasks", "unkeyed"),
 )
 """The options of a call, in the order in which they travel."""
 
@@ -93,6 +93,16 @@ def lifetime(value: object) -> float | None:
             f"got {_shown(value)}."
         )
     return None if value is None else number
+
+
+def stale_lifetime(value: object) -> float:
+    """Return ``stale_ttl=`` in seconds, zero or more; ``InvalidRequest`` when it is no such thing."""
+    number = _seconds(value)
+    if number is None:
+        raise InvalidRequest(
+            f"stale_ttl= must be a number of seconds or a timedelta, zero or more; got {_shown(value)}."
+        )
+    return number
 
 
 def duration(value: object) -> float:

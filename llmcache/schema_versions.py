@@ -28,13 +28,14 @@ def write_seen(seen: Sequence[Seen], *, using: str) -> None:
             first_seen_at=time_of(form.first),
             last_seen_at=at,
             previous=before,
-            changes=[] if before is None else [*changes(_loaded(before.schema), _loaded(form.schema))],
+            changes=[] if before is None else [*changes(loaded(before.schema), loaded(form.schema))],
         )
         # Another process may have written the same form meanwhile.
         rows.bulk_create([made], ignore_conflicts=True)
 
 
-def _loaded(schema: str) -> Any:
+def loaded(schema: str) -> Any:
+    """Return a row's schema as an object; an empty one where it cannot be read."""
     try:
         return json.loads(schema)
     except (ValueError, RecursionError):

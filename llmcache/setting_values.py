@@ -89,6 +89,13 @@ def seconds(*, none: bool, zero: bool = False, most: float = 1e11) -> Callable[[
     return read
 
 
+def share(value: Any) -> float:
+    """Read a number from 0 to 1, both included."""
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise UnusableError("must be a number from 0 to 1")
+    return float(value)
+
+
 def retention(value: Any) -> Mapping[str, float]:
     """Read how long rows are kept, in seconds, by what they are; what is not named is kept as long as by default."""
     if not isinstance(value, Mapping):

@@ -167,7 +167,7 @@ class Month:
             llmcache.extract(_LINES[place % len(_LINES)], Ingredient, model=model, timeout=_PATIENCE)
 
     def _mail(self, text: str, day: int, **options: Any) -> None:
-        made = ticket_type(1 if day < 15 else 2)
+        made = ticket_type(1 if day < 24 else 2)
         given: dict[str, Any] = {"kind": "inbox", "ttl": 12 * _DAY, "tags": ["mail"], "timeout": _PATIENCE, **options}
         llmcache.extract(text, made, **given)
 

@@ -13,6 +13,8 @@ SILENCED_SYSTEM_CHECKS: list[str] = []
 
 # The demo's answers outlive its simulated month; tests are about the package's own default.
 del LLMCACHE["TTL"]  # noqa: F405
+# Tests of a TTL are exact; those of jitter set it.
+LLMCACHE |= {"JITTER": 0}  # noqa: F405
 # A test's child process gets the settings of the test that started it.
 LLMCACHE |= json.loads(os.environ.get("LLMCACHE_TEST_SETTINGS", "{}"))  # noqa: F405
 if os.environ.get("LLMCACHE_TEST_CACHES"):

@@ -4,7 +4,12 @@ lists         what all of them share: nothing is changed, and a page costs a fix
 counting      how many rows there are, without counting them all
 filters       filters whose choices are read from the sums, never from the rows
 columns       cells of lists and facts of pages
-entries       cache entries
+entries       cache entries, put together of those that follow
+entry_list    their list and its search
+entry_page    the page of one
+entry_places  where it lies now, in words
+entry_contents  what it holds, once revealed
+entry_export  exporting them
 whereabouts   where an entry lies now, asked of every tier within a deadline
 validity      which entries the invalidation log makes void
 contents      the answer and the request of an entry, and as text to read
@@ -14,4 +19,5 @@ sums          hours of usage and days of tenants
 invalidations what was invalidated: the list, undoing, and the form that invalidates
 invalidation_form  its fields, and what is refused
 schemas       schema versions and what has changed between them
+deploys       what the last deploys have changed, and what is left behind
 """

@@ -31,6 +31,7 @@ _REASONS: Final = {
     "invalidated": gettext_lazy("invalidated"),
     "unconfirmed": gettext_lazy("not known whether invalidated"),
     "completion_missing": gettext_lazy("completion was gone"),
+    "expired": gettext_lazy("past its time"),
     "refresh": gettext_lazy("refreshed"),
     "bypass": gettext_lazy("bypass"),
     "ttl_zero": gettext_lazy("TTL of zero"),

@@ -208,6 +208,12 @@ class LedgerAdmin(admin.ModelAdmin):
         return self.address("change", quote(row.pk), of=type(row))
 
 
+def may(request: HttpRequest, permission: str) -> bool:
+    """Return whether this user has a permission, told as ``app.name``."""
+    user: Any = request.user
+    return user.has_perm(permission)
+
+
 def as_hex(wanted: str) -> str | None:
     """Return a search as the beginning of a key, None for what cannot be one."""
     text = wanted.lower()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from django.contrib import admin
 from django.db import models
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from llmcache.admin_pages import columns, contents, filters
+from llmcache.admin_pages import columns, contents, deploys, filters
 from llmcache.admin_pages.columns import Fact, Group, known
 from llmcache.admin_pages.lists import LedgerAdmin, as_hex, beginning
+from llmcache.engine import process
 from llmcache.models import MAX_NAME, CacheEntry, SchemaVersion
 from llmcache.schema_changes import MAX_CHANGES
 
@@ -69,6 +71,14 @@ class SchemaVersionAdmin(LedgerAdmin):
         count = len(_changes(version))
         return f"{count}+" if count >= MAX_CHANGES else str(count)
 
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Return the list; whole, and for who may see entries, with what the last deploys have changed above it."""
+        more = dict(extra_context or {})
+        if not request.GET and self.has_view_permission(request) and self.readable(request, CacheEntry):
+            settings = process.current().settings
+            more["deployed"] = deploys.deployed(settings, self.address_of, self._entries)
+        return super().changelist_view(request, more)
+
     def found(self, request: HttpRequest, queryset: models.QuerySet[Any], wanted: str) -> models.QuerySet[Any]:  # noqa: ARG002
         """Return versions by the beginning of the name or of the fingerprint."""
         # A table of as many rows as there have been forms of types.
@@ -85,15 +95,14 @@ class SchemaVersionAdmin(LedgerAdmin):
             Fact(_("first seen"), columns.moment(version.first_seen_at), columns.ago(version.first_seen_at)),
             Fact(_("last seen"), columns.moment(version.last_seen_at), columns.ago(version.last_seen_at)),
         ]
+        groups = [Group(_("What it is"), facts)]
         if self.readable(request, CacheEntry):
-            query = {"type": version.response_type, "schema": version.fingerprint}
-            facts.append(
-                Fact(
-                    _("entries"),
-                    columns.link(self.address("changelist", query=query, of=CacheEntry), _("Show its entries")),
-                )
-            )
-        return [Group(_("What it is"), facts)]
+            there = deploys.facts_of(version, version.previous, self._entries, self.database())
+            groups.append(Group(_("What there is of it"), there))
+        return groups
+
+    def _entries(self, query: Mapping[str, str]) -> str:
+        return self.address("changelist", query=query, of=CacheEntry)
 
     def conditions(self, row: Any) -> dict[str, str]:
         """Return the type: all its forms are meant."""

@@ -7,11 +7,14 @@ from datetime import datetime
 from typing import Any, Final
 
 from llmcache.admin_pages import contents
+from llmcache.engine.corrected import HUMAN, PINNED
 from llmcache.engine.log_copy import LogCopy, Valid, View, view_of
 from llmcache.engine.predicates import Facts
 from llmcache.engine.runtime import Runtime
 from llmcache.models import CacheEntry, Invalidation
 
+CORRECTED: Final = (HUMAN, PINNED)
+"""Where those entries come from that are good as long as their correction stands."""
 MOST_ROWS: Final = 2_000
 """Rows of the log that are read for a list."""
 
@@ -45,8 +48,8 @@ class Validity:
         if entry.namespace != self._namespace:
             return view_of(())
         facts, key = facts_of(entry), contents.key_of(entry)
-        named = () if key is None else self._copy.about_key(key, facts)
-        return view_of((*self._copy.about(facts), *named))
+        rows = self._copy.about(facts)
+        return view_of(rows) if key is None else self._copy.with_key(rows, key, facts)
 
     def void_by(self, entry: CacheEntry, seen: bytes | None) -> Invalidation | None:
         """Return the newest row that makes an entry void; None for one that is valid.
@@ -54,6 +57,11 @@ class Validity:
         ``seen``: the list that the entry holds, None where it lies nowhere: then the times tell.
         """
         view = self.view(entry)
+        if view.correction is not None:
+            # What a human has answered is served, whatever lies there.
+            return None
+        if entry.source in CORRECTED:
+            return self._corrections(entry).order_by("-pk").first()
         if not view.rows or (seen is not None and view.admits(seen)):
             return None
         missing = [row for row in view.rows if seen is None or not View((row,), view.seen).admits(seen)]
@@ -64,13 +72,22 @@ class Validity:
 
     def void(self, entries: Iterable[CacheEntry]) -> set[int]:
         """Return the ids of those that are void, by when they were written."""
-        about = {entry.pk: (entry.written_at, _names(self.view(entry).rows)) for entry in entries}
+        views = [(entry, self.view(entry)) for entry in entries]
+        withdrawn = {entry.pk for entry, view in views if entry.source in CORRECTED and view.correction is None}
+        about = {
+            entry.pk: (entry.written_at, _names(view.rows)) for entry, view in views if view.correction is None
+        }
         names = {name for _at, wanted in about.values() for name in wanted}
         if not names:
-            return set()
+            return withdrawn
         rows = Invalidation.objects.using(self._using).filter(uid__in=sorted(names)[:MOST_ROWS])
         made: dict[str, datetime] = dict(rows.values_list("uid", "made_at"))
-        return {pk for pk, (at, wanted) in about.items() if any(name in made and made[name] >= at for name in wanted)}
+        void = {pk for pk, (at, wanted) in about.items() if any(name in made and made[name] >= at for name in wanted)}
+        return withdrawn | void
+
+    def _corrections(self, entry: CacheEntry) -> Any:
+        rows = Invalidation.objects.using(self._using).filter(namespace=self._namespace, key=entry.key)
+        return rows.filter(corrects=True)
 
 
 def _names(rows: Iterable[Valid]) -> list[str]:

@@ -32,7 +32,7 @@ class Whereabouts:
     """What one tier said of an entry."""
 
     state: TierState
-    found: Literal["fresh", "expired", "absent", "damaged", "down", "late"]
+    found: Literal["fresh", "stale", "expired", "absent", "damaged", "down", "late"]
     """``down``: it could not be read; ``late``: it did not answer in time."""
     entry: Entry | None = None
     ttl_left: float | None = None

@@ -17,6 +17,7 @@ from llmcache import workers
 from llmcache.engine import departures
 from llmcache.engine.background import Errand
 from llmcache.engine.call import Attempt, Call
+from llmcache.engine.corrected import Corrected
 from llmcache.engine.flights import ABANDONED, Flight, Landing
 from llmcache.engine.log_copy import Judge, View
 from llmcache.engine.ports import INTERRUPTED, PortBase, rejected_facts
@@ -25,7 +26,7 @@ from llmcache.loading import first_time
 from llmcache.money import journal_thread, ledger_sync
 from llmcache.money.journal_files import Event
 from llmcache.providers.base import Body
-from llmcache.tiers.stack import Found
+from llmcache.tiers.stack import Found, younger
 
 if TYPE_CHECKING:
     from llmcache.engine.runtime import Runtime
@@ -60,14 +61,21 @@ class AsyncioPort(PortBase):
 
     async def read(self, call: Call, judge: Judge) -> Found | None:
         tiers = self._runtime.tiers
-        found = tiers.read_memory(call.key, call.oldest, judge)
-        if found is not None or not tiers.below:
+        found = tiers.read_memory(call.key, call.oldest, judge, call.stalest)
+        if not tiers.below or (found is not None and not found.is_stale):
             return found
         with self._spending:
-            found = await tiers.aread_below(call.key, call.oldest, judge)
+            found = younger(found, await tiers.aread_below(call.key, call.oldest, judge, call.stalest))
             if found is not None or self._runtime.older_entries is None:
                 return found
             return await workers.files.run(partial(self.read_older, call))
+
+    @sensitive_variables()
+    async def corrected(self, call: Call, view: View) -> Corrected | None:
+        if view.correction is None:
+            return None
+        find = partial(self._runtime.corrections.find_in_thread, view.correction)
+        return self.corrected_of(call, view, await workers.files.run(find))
 
     async def read_rest(self, entry: Entry) -> bytes | None:
         with self._spending:

@@ -107,6 +107,23 @@ async def run(
                 answer.cancel()
 
 
+def send(start: Callable[[Errand[None]], Coroutine[Any, Any, None]], context: Context) -> None:
+    """Have a coroutine run in the background loop, in this context, with nobody to wait for it. It raises nothing."""
+    loop = _started()
+
+    def begin() -> None:
+        errand = Errand[None](loop.create_future())
+        errand.begin(start(errand), context)
+
+    loop.call_soon_threadsafe(begin)
+
+
+def break_off(errand: Errand[Any]) -> None:
+    """End an errand where it stands, from any thread."""
+    if _loop is not None:
+        _loop.call_soon_threadsafe(errand.break_off)
+
+
 def _give_up(answer: asyncio.Future[Any], seconds: float) -> None:
     if not answer.done():
         answer.set_exception(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from llmcache.plans import Plan
     from llmcache.providers.base import Failure, Reply
 
-Outcome = Literal["hit", "miss", "collapsed", "bypass"]
-"""``collapsed``: answered by another call's provider call that was under way."""
+Outcome = Literal["hit", "stale", "miss", "collapsed", "bypass"]
+"""``stale``: answered with an entry past its time. ``collapsed``: by another call's provider call that was under way."""
 
 Reason = Literal[
     "not_found",
@@ -23,12 +23,14 @@ Reason = Literal[
     "invalidated",
     "unconfirmed",
     "completion_missing",
+    "expired",
     "refresh",
     "bypass",
     "ttl_zero",
 ]
 """Why the provider was asked: nothing usable in any tier; what was there does not pass the type's validation; it was
-invalidated; nobody can tell whether it was; the completion was asked for and is gone; ``cache="refresh"``;
+invalidated; nobody can tell whether it was; the completion was asked for and is gone; it is past its time, and to be
+asked for anew; ``cache="refresh"``;
 ``cache="bypass"``; ``ttl=0``."""
 
 NO_AGE_LIMIT: Final = float("inf")
@@ -58,6 +60,18 @@ class Call:
     """What invalidations can name of it."""
     horizon: float = NO_AGE_LIMIT
     """How old an answer may be at most, whatever its ttl: of what was invalidated before, nobody knows any more."""
+    stale_ttl: float = 0.0
+    """Seconds after its TTL in which an answer may still be given, while it is asked for anew."""
+    jitter: float = 0.0
+    """The most of its TTL that an entry may lack."""
+    derive: Callable[[Any], float | None] | None = None
+    """Tells the TTL of a value; None where ``ttl`` says it. It raises nothing."""
+    waits: bool = False
+    """Whether it asks for itself where there is a stale answer, which it gives only when the provider fails."""
+    ahead: str = ""
+    """What it is made for where nobody waits for it: ``"refresh"``."""
+    version: str | None = None
+    variant: str | int | None = None
     older_keys: tuple[bytes, ...] = ()
     """Its keys under the secrets that only read."""
 
@@ -70,6 +84,11 @@ class Call:
     def oldest(self) -> float:
         """Seconds that an answer may be old which is read from a tier."""
         return min(self.max_age, self.horizon)
+
+    @property
+    def stalest(self) -> float:
+        """Seconds that an answer may be old which is read from a tier to be given as a stale one; 0: none may."""
+        return min(self.max_age + self.stale_ttl, self.horizon) if self.stale_ttl else 0.0
 
     @property
     def stores(self) -> bool:

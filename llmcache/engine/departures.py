@@ -80,6 +80,16 @@ def make_ready(call: Call, settings: Settings, *, for_acall: bool = False) -> No
         call.plan.provider.make_ready(for_acall=for_acall)
 
 
+def require_leave(call: Call, settings: Settings) -> None:
+    """Raise what ``make_ready`` does, as far as that is known without a client, which takes long to load."""
+    stand_ins = _stand_ins
+    if stand_ins:
+        stand_ins[-1].make_ready(call)
+    else:
+        require_permission(call, settings)
+        call.plan.provider.require_key()
+
+
 def transport(call: Call, settings: Settings) -> Transport:
     """Return what makes the call's next attempt."""
     stand_ins = _stand_ins

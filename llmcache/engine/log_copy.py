@@ -5,6 +5,10 @@ holds the ids that its maker had seen. It is valid when no active row that match
 
 A row supersedes those that are equal and were there when it was made, so that a tag that changes each minute is one row
 to look at. Who has seen the newer has seen the older. When the newer one is undone, the older one holds again.
+
+A row may say that a human's answer stands in place of what it has made void. Then no answer of the provider's is valid,
+whenever it was asked for: what is made of the human's answer holds a mark beside the ids, and is valid as long as that
+row is in force, and no longer.
 """
 
 from __future__ import annotations
@@ -36,6 +40,8 @@ class Row(NamedTuple):
     """False once it was undone."""
     supersedes: tuple[bytes, ...] = ()
     """The ids of rows that are equal, and were there when this one was made."""
+    corrects: bool = False
+    """Whether a human's answer stands in place of what it has made void; its predicate is the key alone."""
 
     @property
     def heads(self) -> tuple[bytes, ...]:
@@ -79,21 +85,51 @@ class View(NamedTuple):
     """The list for an entry that is made from now on."""
     is_confirmed: bool = True
     """Whether it is known to be up to date; no entry is valid by a view that is not."""
+    correction: bytes | None = None
+    """The id of the row by which a human's answer stands; None where the provider's is wanted."""
+    gone: frozenset[bytes] = frozenset()
+    """The marks of human's answers that do not stand any more."""
+
+    @property
+    def is_free(self) -> bool:
+        """Whether any entry is valid."""
+        return self.is_confirmed and not self.rows and self.correction is None and not self.gone
+
+    @property
+    def seen_corrected(self) -> bytes:
+        """The list for an entry that is made of the human's answer from now on."""
+        if self.correction is None:
+            return self.seen
+        mark = mark_of(self.correction)
+        if self.seen.startswith(_NO_ID) or len(self.seen) >= MAX_SEEN * SEEN_ID_BYTES:
+            return _digest(self.seen + mark)
+        return self.seen + mark
 
     def admits(self, seen: bytes) -> bool:
         """Return whether an entry with this list is valid."""
         if not self.is_confirmed:
             return False
-        if not self.rows:
+        if self.is_free:
             return True
         if seen.startswith(_NO_ID):
-            return seen == self.seen
+            return seen == self.seen_corrected
         ids = {seen[start : start + SEEN_ID_BYTES] for start in range(0, len(seen), SEEN_ID_BYTES)}
+        if not self.gone.isdisjoint(ids) or (self.correction is not None and mark_of(self.correction) not in ids):
+            return False
         return all(not row.any_of.isdisjoint(ids) for row in self.rows)
 
     def may_keep(self, seen: bytes) -> bool:
         """Return whether an entry with this list is worth keeping: valid, as far as is known."""
         return self._replace(is_confirmed=True).admits(seen)
+
+
+def mark_of(row_id: bytes) -> bytes:
+    """Return what an entry holds that was made of a human's answer, and no other entry."""
+    return hashlib.blake2b(row_id, digest_size=SEEN_ID_BYTES, person=b"correction").digest()
+
+
+def _digest(ids: bytes) -> bytes:
+    return _NO_ID + hashlib.blake2b(ids, digest_size=SEEN_ID_BYTES).digest()
 
 
 NOTHING: Final = View((), b"")
@@ -207,6 +243,8 @@ class LogCopy:
         self._highest = 0
         self._groups: dict[Predicate, Row | _Group] = {}
         self._by_key: dict[str, tuple[Predicate, ...]] = {}
+        self._corrections: dict[str, tuple[Row, ...]] = {}
+        """By a key, the rows by which a human's answer stands or has stood."""
         self._patterns: tuple[_Pattern, ...] = ()
 
     @property
@@ -226,6 +264,10 @@ class LogCopy:
             self._rows[row.id] = row
             self._active += row.active - (known is not None and known.active)
             self._highest = max(self._highest, row.number)
+            if row.corrects and row.predicate.key is not None:
+                # First: who reads meanwhile must not ask the provider for what a human has answered.
+                others = [each for each in self._corrections.get(row.predicate.key, ()) if each.id != row.id]
+                self._corrections[row.predicate.key] = (*others, row)
             self._index(row)
         if changed:
             self.epoch = next(_epochs)
@@ -237,6 +279,7 @@ class LogCopy:
         if fresh._rows == self._rows:
             return
         self._rows, self._active, self._highest = fresh._rows, fresh._active, fresh._highest
+        self._corrections = fresh._corrections
         self._groups, self._by_key, self._patterns = fresh._groups, fresh._by_key, fresh._patterns
         self.epoch = next(_epochs)
 
@@ -246,6 +289,7 @@ class LogCopy:
         made.epoch = self.epoch
         made._rows, made._active, made._highest = dict(self._rows), self._active, self._highest
         made._groups, made._by_key, made._patterns = dict(self._groups), dict(self._by_key), self._patterns
+        made._corrections = dict(self._corrections)
         changed = tuple(rows)
         for predicate in {row.predicate for row in changed} & self._groups.keys():
             made._groups[predicate] = self._groups[predicate].own()
@@ -304,25 +348,33 @@ class LogCopy:
                     found.extend(group.valid())
         return tuple(found)
 
-    def about_key(self, key: bytes, facts: Facts) -> tuple[Valid, ...]:
-        """Return the rows in force that name a call's key, and match it."""
+    def with_key(self, rows: tuple[Valid, ...], key: bytes, facts: Facts) -> View:
+        """Return what ``view`` does, where ``rows`` are those that ``about`` gives."""
         if not self._by_key:
-            return ()
+            return view_of(rows)
         name = key.hex()
         predicates = self._by_key.get(name, ())
-        return tuple(valid for each in predicates if matches(each, name, facts) for valid in self._groups[each].valid())
+        keyed = [valid for each in predicates if matches(each, name, facts) for valid in self._groups[each].valid()]
+        return view_of((*rows, *keyed), self._corrections.get(name, ()))
 
     def view(self, key: bytes, facts: Facts) -> View:
         """Return the rows that are in force for a call."""
-        return view_of((*self.about(facts), *self.about_key(key, facts)))
+        return self.with_key(self.about(facts), key, facts)
+
+    def correction(self, key: bytes) -> bytes | None:
+        """Return the id of the row by which a human's answer stands for a key."""
+        return view_of((), self._corrections.get(key.hex(), ())).correction
 
 
-def view_of(rows: tuple[Valid, ...]) -> View:
-    """Return the view of these rows in force."""
-    if not rows:
+def view_of(rows: tuple[Valid, ...], corrections: tuple[Row, ...] = ()) -> View:
+    """Return the view of these rows in force; ``corrections``: those of its key, in force or not."""
+    if not rows and not corrections:
         return NOTHING
+    # The newest, and when that is withdrawn, the one before: everywhere the same, in whatever order they are known.
+    stands = max((row for row in corrections if row.active), key=lambda row: (row.number, row.id), default=None)
+    correction = None if stands is None else stands.id
+    gone = frozenset(mark_of(row.id) for row in corrections if row.id != correction)
     ids = sorted(row.id for row in rows)
-    if len(ids) > MAX_SEEN:
-        # With one row more or less another digest: an answer too much is asked for, and none too few.
-        return View(rows, _NO_ID + hashlib.blake2b(b"".join(ids), digest_size=SEEN_ID_BYTES).digest())
-    return View(rows, b"".join(ids))
+    # With one row more or less another digest: an answer too much is asked for, and none too few.
+    seen = _digest(b"".join(ids)) if len(ids) > MAX_SEEN else b"".join(ids)
+    return View(rows, seen, correction=correction, gone=gone)

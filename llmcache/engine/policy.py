@@ -10,20 +10,25 @@ What can go wrong, and the rule against it:
 - One error object raised by many callers: each raises its own.
 - What is invalidated while the provider is asked: the log is read before, and what had not been seen then voids the
   answer. Who asks after the invalidation does not join who asked before it.
+- A human has answered in place of the provider: no answer of the provider's is valid then, so none can hide it, and it
+  is looked for before the provider is asked.
 - An answer that one caller's validators accept is not valid for another type with the same schema: each validates for
   itself, and what does not pass is a miss for that caller.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final, Protocol
 
 from django.views.decorators.debug import sensitive_variables
 from pydantic import ValidationError
 
-from llmcache.engine.call import Answered, Attempt, Call, Reason, Spent
+from llmcache.engine.call import Answered, Attempt, Call, Outcome, Reason, Spent
+from llmcache.engine.corrected import Corrected
 from llmcache.engine.flights import ABANDONED, Flight, Landing
+from llmcache.engine.lifetimes import lasting
 from llmcache.engine.log_copy import NOTHING, Judge, View
 from llmcache.envelope import Entry
 from llmcache.exceptions import (
@@ -31,13 +36,14 @@ from llmcache.exceptions import (
     LedgerFull,
     LLMCacheError,
     NotCached,
+    ProviderError,
     ProviderTimeout,
     RecursiveExtract,
     Refused,
     Truncated,
     ValidationFailed,
 )
-from llmcache.money.pricing import dollars
+from llmcache.money.pricing import PICO, dollars
 from llmcache.providers.base import Body, Reply
 from llmcache.response_types import error_facts
 from llmcache.tiers.stack import Found
@@ -62,7 +68,27 @@ class Port(Protocol):
         ...
 
     async def read(self, call: Call, judge: Judge) -> Found | None:
-        """Return the fastest tier's usable entry that is not void."""
+        """Return the fastest tier's usable entry that is not void; a stale one where no other is there."""
+        ...
+
+    def refresh(self, call: Call) -> None:
+        """Have a stale answer asked for anew while nobody waits, unless that is done or has just failed."""
+        ...
+
+    def may_ask_anew(self, call: Call) -> bool:
+        """Return whether asking anew for a stale answer has not just failed."""
+        ...
+
+    def note_asked_anew(self, call: Call, error: LLMCacheError | None) -> None:
+        """Note how asking anew for a stale answer has ended."""
+        ...
+
+    async def corrected(self, call: Call, view: View) -> Corrected | None:
+        """Return the entry of the human's answer that stands by this view; None when it cannot be read."""
+        ...
+
+    def note_unfit(self, call: Call, view: View) -> None:
+        """Note that the human's answer does not pass the validation of a call's type."""
         ...
 
     async def read_rest(self, entry: Entry) -> bytes | None:
@@ -135,19 +161,85 @@ async def resolve(call: Call, port: Port, *, looked: bool = False) -> Answered:
     if not call.stores:
         reason: Reason = "bypass" if call.cache == "bypass" else "ttl_zero"
         return await _Leader(call, port, deadline, reason, NOTHING).fly()
+    # Whoever has looked has looked for what is fresh.
+    looked = looked and not call.stale_ttl
     while True:
         # Before anything is asked: what is asked now is not touched by what is invalidated later.
         view = await port.view(call)
+        answered = stale = None
+        if view.correction is not None:
+            answered = await _corrected(call, port, view, looked=looked)
+            if answered is not None:
+                return answered
+            looked = True
         if not looked and call.cache != "refresh":
             answered, _ = await _look(call, port, view)
+            answered, stale = _apart(call, port, answered)
             if answered is not None:
                 return answered
         looked = False
         if call.cache == "only":
             raise _not_cached(call)
-        answered = await _fly(call, port, deadline, view)
+        answered = await (_fly(call, port, deadline, view) if stale is None else _renew(call, port, deadline, stale))
         if answered is not None:
             return answered
+
+
+def _apart(call: Call, port: Port, found: Answered | None) -> tuple[Answered | None, Answered | None]:
+    """Return what a call is answered with of what was found, and what it may fall back on; None for neither."""
+    if found is None or found.outcome != "stale":
+        return found, None
+    if call.cache == "only":
+        return found, None
+    if call.ahead:
+        return None, None
+    if not call.waits:
+        port.refresh(call)
+        return found, None
+    # Not asked again at once where that has failed: each call would wait for a provider that is down.
+    return (None, found) if port.may_ask_anew(call) else (found, None)
+
+
+async def _renew(call: Call, port: Port, deadline: float, stale: Answered) -> Answered | None:
+    """Return what ``_fly`` does; the stale answer where the provider fails."""
+    # Read anew: what is stale may have been invalidated since it was looked up.
+    try:
+        answered = await _fly(call, port, deadline, await port.view(call))
+    except (ProviderError, FlightTimeout) as error:
+        port.note_asked_anew(call, error)
+        if not (await port.view(call)).may_keep(stale.entry.seen):
+            raise
+        cost = None if error.cost_usd is None else int(error.cost_usd * PICO)
+        return replace(stale, reason="expired", spent=Spent(error.attempts, None, cost))
+    port.note_asked_anew(call, None)
+    return answered
+
+
+@sensitive_variables()
+async def _corrected(call: Call, port: Port, view: View, *, looked: bool) -> Answered | None:
+    """Return a human's answer, from a tier or as it was given, also to who wants the provider asked anew.
+
+    None where it cannot be read, or does not pass this call's validation. Then the provider is asked at every call:
+    no tier keeps what it says, which would hide what the human has said.
+    """
+    if not looked:
+        answered, _ = await _look(call, port, view)
+        if answered is not None and answered.outcome == "hit":
+            return answered
+    made = await port.corrected(call, view)
+    if made is None:
+        return None
+    entry, rest, may_keep, call_id = made
+    try:
+        value = call.plan.validate(entry.answer)
+    except ValidationError:
+        port.note_unfit(call, view)
+        return None
+    if may_keep:
+        request = port.kept_request(call)
+        await port.write(entry, rest, request)
+        await port.record_stored(call, call_id, entry, len(rest) + len(request or b""))
+    return Answered(value, "hit", None, None, entry, rest)
 
 
 async def _look(call: Call, port: Port, view: View) -> tuple[Answered | None, Reason]:
@@ -166,7 +258,8 @@ async def _look(call: Call, port: Port, view: View) -> tuple[Answered | None, Re
         value = call.plan.validate(found.entry.answer)
     except ValidationError:
         return None, "invalid"
-    return Answered(value, "hit", None, found.tier, found.entry, rest), "not_found"
+    outcome: Outcome = "stale" if found.is_stale else "hit"
+    return Answered(value, outcome, None, found.tier, found.entry, rest), "expired" if found.is_stale else "not_found"
 
 
 @sensitive_variables()
@@ -211,7 +304,7 @@ async def _fly(call: Call, port: Port, deadline: float, view: View) -> Answered 
         if call.cache != "refresh":
             # Another caller may have stored the answer between our look and our boarding.
             answered, reason = await _look(call, port, view)
-            if answered is not None:
+            if answered is not None and answered.outcome == "hit":
                 return answered
         leader = _Leader(call, port, deadline, reason, view)
         try:
@@ -269,7 +362,11 @@ class _Leader:
                     self.last = None
                     errors = error_facts(error, call.plan.response.schema.schema)
                 else:
-                    if call.stores and (await port.view(call)).may_keep(entry.seen):
+                    ttl = call.ttl
+                    if call.derive is not None:
+                        ttl = call.derive(value)
+                        entry = self.last = lasting(call, entry, ttl)
+                    if call.stores and ttl != 0 and (await port.view(call)).may_keep(entry.seen):
                         request = port.kept_request(call)
                         await port.write(entry, reply.rest, request)
                         await port.record_stored(call, call_id, entry, len(reply.rest) + len(request or b""))

@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from django.views.decorators.debug import sensitive_variables
 
+from llmcache.components import components_of, content_hash
 from llmcache.engine import departures
 from llmcache.engine.call import Attempt, Call, Spent
+from llmcache.engine.corrected import Corrected, HumanAnswer, corrected_of
 from llmcache.engine.flights import ABANDONED, Flight, Landing
-from llmcache.engine.log_copy import Judge, View
+from llmcache.engine.lifetimes import FOREVER, lasting
+from llmcache.engine.log_copy import Judge, View, mark_of
 from llmcache.envelope import UNKNOWN_COST, Entry
-from llmcache.exceptions import LedgerFull
+from llmcache.exceptions import LedgerFull, LLMCacheError
 from llmcache.money.journal_files import JournalRecord
 from llmcache.money.pricing import Cost
 from llmcache.providers.base import Body, Failure, Reply
@@ -54,11 +57,28 @@ class PortBase:
         log = self._runtime.log
         is_confirmed = log.confirm()
         view = log.view(call.key, call.facts)
+        if call.older_keys and view.correction is None:
+            # What was corrected before the project's secret has changed is corrected still.
+            older = (log.view(key, call.facts).correction for key in call.older_keys)
+            view = view._replace(correction=next((each for each in older if each is not None), None))
         return view if is_confirmed else view._replace(is_confirmed=False)
+
+    @sensitive_variables()
+    def corrected_of(self, call: Call, view: View, found: HumanAnswer | None) -> Corrected | None:
+        """Return the entry of a human's answer."""
+        if found is None:
+            return None
+        # What others do not know of, or know by another key, they could not tell from an answer that stands.
+        may_keep = view.correction == self._runtime.log.shared.correction(call.key)
+        return corrected_of(call, found, view, self._clock.wall(), may_keep=may_keep)
+
+    def note_unfit(self, call: Call, view: View) -> None:
+        if view.correction is not None:
+            self._runtime.corrections.note_unfit(view.correction, call.plan.kind, call.plan.response.name)
 
     def read_tiers(self, call: Call, judge: Judge) -> Found | None:
         """Return the fastest tier's usable entry; one that lies under an older secret is written anew first."""
-        found = self._runtime.tiers.read(call.key, call.oldest, judge)
+        found = self._runtime.tiers.read(call.key, call.oldest, judge, call.stalest)
         return self.read_older(call) if found is None else found
 
     def read_older(self, call: Call) -> Found | None:
@@ -68,8 +88,17 @@ class PortBase:
             return None
         # An invalidation by key may name the key that the entry had, or the one that it would get.
         now = log.view(call.key, call.facts)
-        judges = [Judge(now, log.view(key, call.facts)) for key in call.older_keys]
+        judges = [Judge(now, _without_correction(log.view(key, call.facts))) for key in call.older_keys]
         return older.find(call.key, call.older_keys, call.oldest, judges)
+
+    def refresh(self, call: Call) -> None:
+        self._runtime.refreshes.start(self._runtime, call)
+
+    def may_ask_anew(self, call: Call) -> bool:
+        return self._runtime.refreshes.is_due(call.key)
+
+    def note_asked_anew(self, call: Call, error: LLMCacheError | None) -> None:
+        self._runtime.refreshes.note(call.key, error)
 
     def jitter(self) -> float:
         return random.random()  # noqa: S311  # spreads retries, guards nothing
@@ -154,6 +183,11 @@ class BlockingPort(PortBase):
         with self._spending:
             return self.read_tiers(call, judge)
 
+    @sensitive_variables()
+    async def corrected(self, call: Call, view: View) -> Corrected | None:
+        found = None if view.correction is None else self._runtime.corrections.find(view.correction)
+        return self.corrected_of(call, view, found)
+
     async def read_rest(self, entry: Entry) -> bytes | None:
         with self._spending:
             return self._runtime.tiers.read_rest(entry)
@@ -221,6 +255,13 @@ def run(coroutine: Coroutine[Any, Any, _T]) -> _T:
     raise RuntimeError("The policy suspended over the blocking port.")
 
 
+def _without_correction(view: View) -> View:
+    """Return a view that leaves out a human's answer: under another key it could not be withdrawn any more."""
+    if view.correction is None:
+        return view
+    return view._replace(correction=None, gone=view.gone | {mark_of(view.correction)})
+
+
 INTERRUPTED: Final[dict[str, Any]] = {"error": "interrupted", "cost": None, "in_doubt": True}
 """What the journal says of an attempt that its caller broke off."""
 
@@ -251,6 +292,7 @@ def started_facts(call: Call, why: str, attempt: int, bound: int | None) -> dict
         "attempt": attempt,
         "stores": call.stores,
         "ttl": call.ttl,
+        "ahead": call.ahead,
         "bound": bound,
     }
 
@@ -304,13 +346,16 @@ def stored_facts(call: Call, entry: Entry, beside: int) -> dict[str, Any]:
         "tenant": call.tenant,
         "subject": None if call.subject is None else call.plan.seal.subject_hash(call.subject),
         "tags": [*itertools.islice(call.tags, _MOST_TAGS)],
+        "content": content_hash(call.content, call.plan.seal),
+        "parts": components_of(call, call.plan.seal),
         "written": entry.written_at,
-        "expires": None if entry.fresh_until == float("inf") else entry.fresh_until,
+        "expires": None if entry.fresh_until == FOREVER else entry.fresh_until,
+        "stale": None if entry.stale_until == entry.fresh_until else entry.stale_until,
         "size": len(entry.answer) + len(entry.meta) + beside,
         "cost": None if entry.cost == UNKNOWN_COST else entry.cost,
         "latency_ms": entry.latency_ms,
         "attempts": meta.get("attempts"),
-        "source": meta.get("origin"),
+        "source": meta.get("source", meta.get("origin")),
         **{name: usage.get(name) for name in _TOKEN_CLASSES},
     }
 
@@ -339,16 +384,16 @@ def entry_of(call: Call, reply: Reply, spent: Spent, seconds: float, now: float,
         },
         "origin": "provider",
     }
-    fresh_until = now + call.max_age
-    return Entry(
+    entry = Entry(
         key=call.key,
         # A lone surrogate in an answer cannot be UTF-8: kept as it is, it does not pass validation.
         answer=(reply.answer or "").encode(errors="surrogatepass"),
         written_at=now,
-        fresh_until=fresh_until,
-        stale_until=fresh_until,
+        fresh_until=now,
+        stale_until=now,
         cost=UNKNOWN_COST if spent.cost is None else spent.cost,
         latency_ms=round(seconds * 1_000),
         seen=seen,
         meta=json.dumps(meta, separators=(",", ":")).encode(),
     )
+    return lasting(call, entry, call.ttl)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,12 +13,15 @@ from django.db import DEFAULT_DB_ALIAS, connections
 
 from llmcache import conf, keys
 from llmcache.clock import Clock
+from llmcache.correction_rows import CorrectionRows
 from llmcache.engine import isolation
 from llmcache.engine.counts import Counts
 from llmcache.engine.flights import Flights
 from llmcache.engine.log import Board, Log
+from llmcache.engine.refreshes import Refreshes
 from llmcache.engine.schemas import Schemas
 from llmcache.exceptions import ConfigurationError
+from llmcache.kinds import version_of
 from llmcache.money.journal import Journal
 from llmcache.money.ledger_sync import LedgerSync
 from llmcache.money.pricing import PriceBook
@@ -66,6 +70,7 @@ class Runtime:
         self.memory = memory.store if memory else None
         self.memory_name = memory.name if memory else None
         self.flights = Flights()
+        self.refreshes = Refreshes(self.clock.monotonic)
         self.journal = Journal(
             _journal_folder(settings, test),
             self.namespace,
@@ -83,6 +88,7 @@ class Runtime:
             self.prices = PriceBook(settings.prices)
             self._providers: dict[str, OpenAIProvider] = {}
         self.log = _log(settings, self.namespace, self.tiers, self.clock, test)
+        self.corrections = CorrectionRows(settings.database, self.namespace)
         self.writer = Writer(self)
         self.ledger_sync = _ledger_sync(settings, self.namespace) if settings.ledger_sync and test is None else None
         # A test's lines and counts are brought into the database by `flush` alone.
@@ -120,7 +126,7 @@ class Runtime:
                 f"model= must name a provider and a model, as in 'openai/gpt-5-mini'; got {model!r}."
             )
         provider = self.provider(alias)
-        return self.plans.get(annotation, provider, name, system, kind, self.settings.version, params)
+        return self.plans.get(annotation, provider, name, system, kind, partial(version_of, self.settings), params)
 
     def require_database(self) -> None:
         """Raise ``ConfigurationError`` where there is no such database as the ledger's."""
@@ -133,6 +139,7 @@ class Runtime:
 
     def close(self) -> None:
         """Close files and connections; entries stay where they are."""
+        self.refreshes.close()
         self.log.close()
         self.writer.stop(_STOP_SECONDS)
         self.journal.close()
@@ -143,6 +150,7 @@ class Runtime:
 
     def forget(self, successor: Runtime) -> None:
         """End a test's runtime: its lines and counts are dropped, and what its successor has taken over stays open."""
+        self.refreshes.close()
         self.journal.close()
         self.tiers.close()
         if successor._providers is not self._providers:
@@ -154,6 +162,8 @@ class Runtime:
         """Make locks and flights anew in a child; journal and tiers see to themselves."""
         self._lock = threading.Lock()
         self.log.reset_after_fork()
+        self.corrections.reset_after_fork()
+        self.refreshes.reset_after_fork()
         self.writer.reset_after_fork()
         if self.ledger_sync is not None:
             self.ledger_sync.reset_after_fork()

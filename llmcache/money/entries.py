@@ -12,6 +12,7 @@ from django.db import connections
 from django.db.models import BigIntegerField, Case, F, Value, When
 from django.db.models.functions import Least
 
+from llmcache.components import checked_components, checked_hash
 from llmcache.engine.counts import Avoided
 from llmcache.models import MAX_KIND, MAX_NAME, CacheEntry, EntryTag
 from llmcache.money.facts import MAX_PICO_USD, MAX_SUM, TOKENS, number, text_of, time_of, words
@@ -28,8 +29,9 @@ def require_entry(record: JournalRecord) -> tuple[str, datetime]:
     key = facts.get("key")
     if not isinstance(key, str) or len(key) != 64:
         raise ValueError
-    if facts.get("expires") is not None:
-        time_of(facts["expires"])
+    for name in ("expires", "stale"):
+        if facts.get(name) is not None:
+            time_of(facts[name])
     return text_of(facts, "key", 64), written_at(record)
 
 
@@ -71,7 +73,7 @@ def _write_tags(entries: Mapping[int, JournalRecord], using: str) -> None:
 
 def _entry(namespace: str, key: str, record: JournalRecord) -> CacheEntry:
     facts = record.facts
-    expires = facts.get("expires")
+    expires, stale = facts.get("expires"), facts.get("stale")
     return CacheEntry(
         namespace=namespace,
         key=key,
@@ -83,8 +85,11 @@ def _entry(namespace: str, key: str, record: JournalRecord) -> CacheEntry:
         tenant=text_of(facts, "tenant", MAX_NAME),
         subject_hash=text_of(facts, "subject", 64),
         tags=words(facts.get("tags")),
+        content_hash=checked_hash(facts.get("content")),
+        components=checked_components(facts.get("parts")),
         written_at=written_at(record),
         expires_at=None if expires is None else time_of(expires),
+        stale_until=None if stale is None else time_of(stale),
         size_bytes=number(facts, "size") or 0,
         cost_pico_usd=number(facts, "cost", MAX_PICO_USD),
         latency_ms=number(facts, "latency_ms") or 0,

@@ -64,7 +64,7 @@ class Gained:
             sums["unpriced"] = sign
         else:
             sums["spent_pico_usd"] = sign * row.cost_pico_usd
-        outcome = "miss" if row.to_store else "bypass"
+        outcome = row.ahead or ("miss" if row.to_store else "bypass")
         key = HourKey(hour_of(unix_of(row.started_at)), row.kind, row.model, "", outcome, row.simulated)
         self.gain(key, row.tenant, sums)
         if row.latency_ms is not None:

@@ -83,6 +83,10 @@ class Provider(Protocol):
         """
         ...
 
+    def require_key(self) -> None:
+        """Raise ``ConfigurationError`` where there is nothing to call it with; no client is made for that."""
+        ...
+
     def body(self, model: str, system: str | None, schema: ResponseSchema, params: Mapping[str, Any]) -> Body:
         """Return the body without the user's content, in the order in which it is hashed."""
         ...
@@ -105,6 +109,10 @@ class Provider(Protocol):
 
     def load(self) -> None:
         """Import what ``completion`` needs, where that may take its time."""
+        ...
+
+    def rest(self, model: str, at: float) -> bytes:
+        """Return what ``Reply.rest`` would be of an answer that no model has just given, at a Unix time."""
         ...
 
     def completion(self, rest: bytes, answer: bytes) -> Any:

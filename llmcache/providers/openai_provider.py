@@ -165,6 +165,13 @@ class OpenAIProvider:
         import openai.types.chat  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
     @sensitive_variables()
+    def rest(self, model: str, at: float) -> bytes:
+        """Return a completion with one choice and without usage."""
+        message = {"role": "assistant", "content": None}
+        choice = {"index": 0, "finish_reason": "stop", "logprobs": None, "message": message}
+        facts = {"id": "", "object": "chat.completion", "created": int(at), "model": model.partition("/")[2]}
+        return json.dumps({**facts, "choices": [choice]}, separators=(",", ":")).encode()
+
     def completion(self, rest: bytes, answer: bytes) -> Any:
         """Return the SDK's ``ChatCompletion``, as ``create`` would have returned it; None for what is none."""
         from openai.types.chat import ChatCompletion

@@ -2,6 +2,7 @@
 
     fake()                   answers in the place of all providers; with pytest the fixture ``llmcache_fake``
     assert_provider_calls(n) fails unless n attempts leave for a provider; with pytest the fixture of that name
+    finish_refreshes()       waits until no stale answer is being asked for anew
     override_llmcache(...)   changes some keys of ``LLMCACHE`` and keeps the others
     IsolatedMixin            makes each test of a ``unittest`` class a test of its own; under pytest every test is
     sandbox                  a real HTTP server on loopback that speaks OpenAI's chat completions
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llmcache.testing.counting import assert_provider_calls
     from llmcache.testing.fakes import Fake, FakeCall, NoFakeAnswer, fake
+    from llmcache.testing.finishing import finish_refreshes
     from llmcache.testing.isolated import IsolatedMixin
     from llmcache.testing.overrides import override_llmcache
 
@@ -28,6 +30,7 @@ __all__ = [
     "NoFakeAnswer",
     "assert_provider_calls",
     "fake",
+    "finish_refreshes",
     "override_llmcache",
 ]
 
@@ -38,6 +41,7 @@ _HOMES = {
     "NoFakeAnswer": "fakes",
     "assert_provider_calls": "counting",
     "fake": "fakes",
+    "finish_refreshes": "finishing",
     "override_llmcache": "overrides",
 }
 

@@ -76,6 +76,8 @@ class Found(NamedTuple):
 
     entry: Entry
     tier: str
+    is_stale: bool = False
+    """Whether it is past its time, or older than who looks for it wants."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +86,10 @@ class Place:
 
     tier: str
     entry: Entry | None
-    state: Literal["fresh", "expired", "absent", "damaged"]
+    state: Literal["fresh", "stale", "expired", "absent", "damaged"]
     """``absent``: nothing, or nothing that can be read now; ``damaged``: bytes that are no entry of this key."""
     ttl_left: float | None = None
-    """Seconds, zero once it has expired; None when it does not expire or there is no entry."""
+    """Seconds, zero once it is past its time; None when it does not expire or there is no entry."""
 
 
 class TierStack:
@@ -134,47 +136,49 @@ class TierStack:
         """The tiers' names, fastest first."""
         return (*((self.memory.name,) if self.memory else ()), *(tier.name for tier in self.below))
 
-    def read_memory(self, key: bytes, max_age: float, judge: Judge | None = None) -> Found | None:
+    def read_memory(self, key: bytes, max_age: float, judge: Judge | None = None, stalest: float = 0) -> Found | None:
         """Return what ``read`` does where memory has it; no I/O."""
-        if self.memory is not None:
-            held = self.memory.store.get(key)
-            now = self._clock.monotonic()
-            if (
-                held is not None
-                and now < held.expires
-                and now - held.written < max_age
-                and (judge is None or judge.admits(held.entry.seen))
-            ):
-                return Found(held.entry, self.memory.name)
+        held = None if self.memory is None else self.memory.store.get(key)
+        if self.memory is None or held is None:
+            return None
+        now = self._clock.monotonic()
+        age, name = now - held.written, self.memory.name
+        is_fresh = now < held.expires and age < max_age
+        is_stale = now < held.expires + (held.entry.stale_until - held.entry.fresh_until) and age < stalest
+        if (is_fresh or is_stale) and (judge is None or judge.admits(held.entry.seen)):
+            return Found(held.entry, name, not is_fresh)
         return None
 
-    def read(self, key: bytes, max_age: float, judge: Judge | None = None) -> Found | None:
+    def read(self, key: bytes, max_age: float, judge: Judge | None = None, stalest: float = 0) -> Found | None:
         """Return the fastest tier's entry that has not expired and is younger than ``max_age`` seconds.
 
+        Where there is none, the youngest that may be given as a stale one and is younger than ``stalest`` seconds.
         Without a ``judge`` one that is void is returned too.
         """
-        return self.read_memory(key, max_age, judge) or self.read_below(key, max_age, judge)
+        found = self.read_memory(key, max_age, judge, stalest)
+        if found is not None and not found.is_stale:
+            return found
+        return younger(found, self.read_below(key, max_age, judge, stalest))
 
-    def read_below(self, key: bytes, max_age: float, judge: Judge | None = None, start: int = 0) -> Found | None:
+    def read_below(
+        self, key: bytes, max_age: float, judge: Judge | None = None, stalest: float = 0, *, start: int = 0
+    ) -> Found | None:
         """Return what ``read`` does where memory has nothing, nor the first ``start`` of the other tiers."""
-        name = self._name(key)
+        name, stale = self._name(key), None
         for depth, tier in enumerate(self.below[start:], start):
             data = tier.get(name)
-            if data is None:
+            found = None if data is None else self._found(tier.name, data, key, max_age, stalest)
+            # What is void here may have been asked for anew by who wrote to a slower tier.
+            if data is None or found is None or not (judge is None or judge.admits(found.entry.seen)):
                 continue
-            entry = envelope.decode(data, key, secret=self._seal.mac)
-            now = self._clock.wall()
-            if (
-                entry is not None
-                and now < entry.fresh_until
-                and -_CLOCK_SKEW <= now - entry.written_at < max_age
-                # What is void here may have been asked for anew by who wrote to a slower tier.
-                and (judge is None or judge.admits(entry.seen))
-            ):
-                if depth or self.memory is not None:
-                    self._promote(entry, name, data, depth)
-                return Found(entry, tier.name)
-        return None
+            if found.is_stale:
+                # Not written above: it would have to be looked for below again, for who asks anew writes there.
+                stale = younger(stale, found)
+                continue
+            if depth or self.memory is not None:
+                self._promote(found.entry, name, data, depth)
+            return found
+        return stale
 
     def open_below(self, key: bytes, max_age: float, judge: Judge | None = None) -> tuple[Opened, str] | None:
         """Return what a hit needs of the entry that ``read_below`` finds, and its tier's name."""
@@ -192,26 +196,37 @@ class TierStack:
         is_fresh = now < fresh_until and -_CLOCK_SKEW <= now - written_at < max_age
         return (opened, tier.name) if is_fresh else None
 
-    async def aread_below(self, key: bytes, max_age: float, judge: Judge | None = None) -> Found | None:
+    async def aread_below(
+        self, key: bytes, max_age: float, judge: Judge | None = None, stalest: float = 0
+    ) -> Found | None:
         """Do as ``read_below``, awaited: in the running loop if the fastest of these tiers can, or in a thread."""
         first: Any = self.below[0]
         if not hasattr(first, "aget"):
-            return await workers.files.run(partial(self.read_below, key, max_age, judge))
+            return await workers.files.run(partial(self.read_below, key, max_age, judge, stalest))
         data = await first.aget(self._name(key))
-        entry = None if data is None else self._usable(data, key, max_age)
-        if entry is not None and (judge is None or judge.admits(entry.seen)):
-            self._hold(entry, None)
-            return Found(entry, first.name)
+        found = None if data is None else self._found(first.name, data, key, max_age, stalest)
+        if found is not None and not (judge is None or judge.admits(found.entry.seen)):
+            found = None
+        if found is not None and not found.is_stale:
+            self._hold(found.entry, None)
+            return found
         if len(self.below) > 1:
-            return await workers.files.run(partial(self.read_below, key, max_age, judge, start=1))
-        return None
+            others = await workers.files.run(partial(self.read_below, key, max_age, judge, stalest, start=1))
+            return younger(found, others)
+        return found
 
-    def _usable(self, data: bytes, key: bytes, max_age: float) -> Entry | None:
+    def _found(self, tier: str, data: bytes, key: bytes, max_age: float, stalest: float) -> Found | None:
+        """Return what a tier's bytes are good for; None for nothing."""
         entry = envelope.decode(data, key, secret=self._seal.mac)
         if entry is None:
             return None
         now = self._clock.wall()
-        return entry if now < entry.fresh_until and -_CLOCK_SKEW <= now - entry.written_at < max_age else None
+        age = now - entry.written_at
+        if age < -_CLOCK_SKEW:
+            return None
+        if now < entry.fresh_until and age < max_age:
+            return Found(entry, tier)
+        return Found(entry, tier, is_stale=True) if now < entry.stale_until and age < stalest else None
 
     def _promote(self, entry: Entry, name: str, data: bytes, depth: int) -> None:
         left = self._left(entry)
@@ -275,7 +290,9 @@ class TierStack:
         return self._lies(tier, entry, entry.fresh_until - self._clock.wall())
 
     def _lies(self, tier: str, entry: Entry, left: float) -> Place:
-        return Place(tier, entry, "fresh" if left > 0 else "expired", None if math.isinf(left) else max(left, 0.0))
+        if left > 0:
+            return Place(tier, entry, "fresh", None if math.isinf(left) else left)
+        return Place(tier, entry, "stale" if left + entry.stale_until - entry.fresh_until > 0 else "expired", 0.0)
 
     def _read_supplement(self, entry: Entry) -> Entry | None:
         if self.memory is not None and not self.below:
@@ -311,3 +328,10 @@ class TierStack:
         """Seconds that a store should keep an entry; None when it does not expire."""
         until = max(entry.fresh_until, entry.stale_until)
         return None if math.isinf(until) else max(until - self._clock.wall(), 0.001)
+
+
+def younger(one: Found | None, other: Found | None) -> Found | None:
+    """Return what is fresh, or was written later; None where there is neither."""
+    if one is None or other is None:
+        return one or other
+    return other if (not other.is_stale, other.entry.written_at) > (not one.is_stale, one.entry.written_at) else one

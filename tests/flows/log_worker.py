@@ -36,6 +36,47 @@ class Worker:
 
         return llmcache.extract(text, Person) == Person(name=text)
 
+    def told(self, text: str) -> str:
+        """Answer with the name that a call was told, and whose answer it was."""
+        import llmcache
+
+        found = llmcache.extract_with_info(text, Person)
+        llmcache.flush()
+        return f"{found.value.name} {found.origin}"
+
+    def correct(self, text: str, answer: str) -> str:
+        """Correct the answer, and say by which row."""
+        import llmcache
+        from llmcache import corrections
+
+        return corrections.correct(llmcache.extract_with_info(text, Person).key, answer).invalidation.uid
+
+    def value(self, text: str) -> str:
+        """Answer with the name that a call brings."""
+        import llmcache
+
+        return llmcache.extract(text, Person).name
+
+    def refresh(self, text: str) -> bool:
+        """Ask anew, for the entry of a text; answer whether the new answer is another one."""
+        import llmcache
+        from llmcache import rewriting
+
+        return rewriting.refresh(llmcache.extract_with_info(text, Person).key).is_other
+
+    def retime(self, text: str, ttl: float) -> bool:
+        """Give the entry of a text another time."""
+        import llmcache
+        from llmcache import rewriting
+
+        return rewriting.retime(llmcache.extract_with_info(text, Person).key, ttl).was_capped is False
+
+    def left(self, text: str) -> float | None:
+        """Answer with how long the entry of a text is fresh."""
+        import llmcache
+
+        return llmcache.extract_with_info(text, Person).ttl_left_seconds
+
     def invalidate(self, **conditions: Any) -> str | None:
         """Answer with the id."""
         import llmcache

@@ -31,7 +31,7 @@ class Answer(BaseModel):
 
 def _call(content: str, tags: tuple[str, ...]) -> Call:
     provider = OpenAIProvider("simulated", ProviderSettings(api_key="none", base_url="http://127.0.0.1:9/v1"))
-    plan = Plans().get(Answer, provider, "model", None, None, "", {})
+    plan = Plans().get(Answer, provider, "model", None, None, lambda _kind: "", {})
     return Call(
         plan=plan,
         content=content,

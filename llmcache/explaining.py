@@ -1,0 +1,88 @@
+"""Why a call is, or is not, answered from the cache: ``explain``.
+
+It looks where a call would look, in the call's order, and then into the ledger. Nothing is asked of a provider, counted
+or written into a tier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Coroutine
+from contextvars import copy_context
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import markcoroutinefunction, sync_to_async
+from django.views.decorators.debug import sensitive_variables
+
+from llmcache import request
+from llmcache.engine import process
+from llmcache.explanations import Explanation
+from llmcache.flushing import require_no_loop
+from llmcache.request import NOT_GIVEN, CacheUse, NotGiven
+
+if TYPE_CHECKING:
+    from llmcache.engine.runtime import Runtime
+
+
+def explain(
+    content: str,
+    response_model: Any,
+    *,
+    model: str | NotGiven = NOT_GIVEN,
+    system: str | NotGiven | None = NOT_GIVEN,
+    kind: str | NotGiven = NOT_GIVEN,
+    ttl: float | timedelta | NotGiven | None = NOT_GIVEN,
+    stale_ttl: float | timedelta | NotGiven = NOT_GIVEN,
+    tenant: str | NotGiven | None = NOT_GIVEN,
+    subject: str | NotGiven | None = NOT_GIVEN,
+    tags: Collection[str] | NotGiven = NOT_GIVEN,
+    version: str | NotGiven | None = NOT_GIVEN,
+    variant: str | int | NotGiven | None = NOT_GIVEN,
+    cache: CacheUse | NotGiven = NOT_GIVEN,
+    timeout: float | timedelta | NotGiven = NOT_GIVEN,
+    max_retries: int | NotGiven = NOT_GIVEN,
+    max_reasks: int | NotGiven = NOT_GIVEN,
+    unkeyed: Collection[str] | NotGiven = NOT_GIVEN,
+    **params: Any,
+) -> Explanation:
+    """Return what ``llmcache.extract`` with these arguments would come to now, and why; ``print`` it to read it.
+
+    Where no tier has an answer it says whether there was one that has expired, was invalidated (by whom, when and why)
+    or evicted, whether it was asked in vain, and else in which components the request differs from the stored one that
+    is nearest: one with the same text, or the newest of its kind. It asks no provider, counts nothing and writes into
+    no tier. What this process has just stored is brought into the ledger first, as by ``flush``. What cannot be found
+    out, with the database down say, is said and raises nothing. It holds no text, and its cost does not grow with the
+    ledger: each tier is read once, and the database gets some ten statements.
+
+    With a ``tenant`` it speaks of that tenant's entries alone, and does not tell whether another has the same text;
+    without one it is the project that asks: entries of all tenants are compared and their tenants told.
+
+    Arguments and their errors are those of ``extract``. Raises ``AsyncContext`` in an event loop.
+    """
+    require_no_loop("explain")
+    options = (
+        *(model, system, kind, ttl, stale_ttl, tenant, subject, tags, version, variant, cache),
+        *(timeout, max_retries, max_reasks, unkeyed),
+    )
+    return explained(process.current(), content, response_model, options, params)
+
+
+@markcoroutinefunction
+def aexplain(content: str, response_model: Any, **options: Any) -> Coroutine[Any, Any, Explanation]:
+    """Do as ``explain``, awaited. Context variables are read as they are at the call."""
+    return sync_to_async(partial(copy_context().run, explain))(content, response_model, **options)
+
+
+@sensitive_variables()
+def explained(
+    now: Runtime, content: Any, response_model: Any, options: tuple[Any, ...], params: dict[str, Any]
+) -> Explanation:
+    """Return what ``explain`` does, for the options in the order in which they travel."""
+    from llmcache.answering import checked
+    from llmcache.reasoning import reason
+
+    if now.tenancy is not None:
+        options = now.tenancy.named(options)
+    given = {name: value for name, value in zip(request.OPTIONS, options, strict=True) if value is not NOT_GIVEN}
+    return reason(now, checked(now, content, response_model, given, params, needs_completion=False))

@@ -1,0 +1,157 @@
+"""A call made again of what is kept of it: its entry, the request that lies beside it, and its row in the ledger.
+
+The type comes from the settings, for rows are not trusted to name code. What the call was under (subject, version,
+variant) is in the key alone, and some of it as a hash in the row: the key is taken from the entry. So all that can be
+made again has to be equal to what was kept, or an answer to something else would be stored under this key.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+from django.views.decorators.debug import sensitive_variables
+
+from llmcache import keys
+from llmcache.answering import checked
+from llmcache.components import components_of
+from llmcache.engine import departures
+from llmcache.engine.call import Call
+from llmcache.engine.predicates import Facts
+from llmcache.exceptions import ConfigurationError, InvalidRequest, ProviderCallsForbidden
+from llmcache.kinds import NO_KIND, registered_type
+from llmcache.models import MAX_NAME, CacheEntry, ProviderCall
+from llmcache.refusals import refused
+from llmcache.request import NOT_GIVEN
+from llmcache.response_types import response_type
+
+if TYPE_CHECKING:
+    from llmcache.engine.runtime import Runtime
+    from llmcache.envelope import Entry
+
+
+def facts_of(row: CacheEntry, entry: Entry) -> Facts:
+    """Return what an invalidation can name of an entry; the tags are all there, of its row the first fifty."""
+    tags: Any = entry.facts().get("tags")
+    return Facts(
+        row.tenant or None,
+        (row.subject_hash,) if row.subject_hash else (),
+        row.response_type,
+        row.model,
+        tuple(str(each) for each in tags) if isinstance(tags, list) else (),
+        row.kind,
+    )
+
+
+@sensitive_variables()
+def call_of(now: Runtime, row: CacheEntry, entry: Entry, kept: bytes | None) -> Call:
+    """Return the call that asks again for what an entry answers; ``kept`` is the request beside it, as it was kept.
+
+    Raises ``NotRewritten`` where it cannot be made, or must not leave.
+    """
+    annotation = _type_of(now, row)
+    alias, _, model = row.model.partition("/")
+    if alias not in now.settings.providers:
+        raise refused("provider_gone", row.key)
+    body, system, content = _taken_apart(row, kept, model)
+    # What is that long may be cut.
+    if len(row.tenant) >= MAX_NAME:
+        raise refused("other_request", row.key)
+    facts = facts_of(row, entry)
+    told = {"system": system, "tenant": facts.tenant}
+    options = {name: value for name, value in told.items() if value is not None}
+    options |= {"model": row.model, "kind": row.kind, "tags": facts.tags, "cache": "refresh", **_ttl(now, row, entry)}
+    try:
+        call = checked(now, content, annotation, options, body, needs_completion=False)
+    except InvalidRequest:
+        raise refused("other_request", row.key) from None
+    if call.cache != "refresh":
+        raise refused("off", row.key)
+    _require_equal(row, call, kept)
+    _require_leave(now, row, call)
+    return replace(
+        call,
+        key=entry.key,
+        facts=call.facts._replace(subjects=facts.subjects),
+        waits=False,
+        ahead="refresh",
+        older_keys=(),
+    )
+
+
+def _type_of(now: Runtime, row: CacheEntry) -> Any:
+    try:
+        annotation = registered_type(now.settings, row.kind)
+        if annotation is None:
+            raise refused("type_not_registered", row.key)
+        response = response_type(annotation)
+    except (ConfigurationError, InvalidRequest):
+        raise refused("type_unusable", row.key) from None
+    if response.name != row.response_type or response.fingerprint != row.schema:
+        raise refused("schema_changed", row.key)
+    return annotation
+
+
+@sensitive_variables()
+def _taken_apart(row: CacheEntry, kept: bytes | None, model: str) -> tuple[dict[str, Any], str | None, str]:
+    """Return the parameters, the system prompt and the content of a request that was kept."""
+    try:
+        body: Any = json.loads(kept or b"{}")
+    except (ValueError, RecursionError):
+        body = None
+    if not isinstance(body, dict) or not body:
+        raise refused("request_not_kept", row.key)
+    named = cast("dict[str, Any]", body)
+    messages: Any = named.pop("messages", None)
+    turns = [(each.get("role"), each.get("content")) for each in messages] if _is_list_of_dicts(messages) else []
+    if named.pop("model", None) != model or [role for role, _ in turns] not in (["user"], ["system", "user"]):
+        raise refused("other_request", row.key)
+    if not all(isinstance(text, str) for _, text in turns):
+        raise refused("other_request", row.key)
+    return named, turns[0][1] if len(turns) == 2 else None, turns[-1][1]
+
+
+def _is_list_of_dicts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, dict) for each in cast("list[Any]", value))
+
+
+@sensitive_variables()
+def _require_equal(row: CacheEntry, call: Call, kept: bytes | None) -> None:
+    body = call.plan.provider.prepare(call.plan.body, call.content, {})
+    made = keys.canonical_json({name: value for name, value in body.items() if name != "response_format"})
+    if made != kept or call.plan.response.fingerprint != row.schema:
+        raise refused("other_request", row.key)
+    told: Any = row.components if isinstance(row.components, dict) else {}
+    now = components_of(call, call.plan.seal)
+    if told.get("by") == now.get("by"):
+        if told.get("provider", now["provider"]) != now["provider"]:
+            raise refused("provider_gone", row.key)
+        if told.get("project", now["project"]) != now["project"]:
+            raise refused("version_changed", row.key)
+    # Nothing but the text is missing of a call that names no subject, version or variant: its key can be made again.
+    is_whole = bool(told) and not row.subject_hash and "version" not in told and "variant" not in told
+    if is_whole and call.key.hex() != row.key:
+        raise refused("other_request", row.key)
+
+
+def _require_leave(now: Runtime, row: CacheEntry, call: Call) -> None:
+    try:
+        departures.require_leave(call, now.settings)
+    except ProviderCallsForbidden:
+        raise refused("calls_forbidden", row.key) from None
+    except ConfigurationError:
+        raise refused("provider_unusable", row.key) from None
+
+
+def _ttl(now: Runtime, row: CacheEntry, entry: Entry) -> dict[str, Any]:
+    """Return the TTL that the answer was asked for with; nothing where the kind's settings tell it."""
+    if now.settings.kinds.get(row.kind, NO_KIND).ttl is not NOT_GIVEN:
+        return {}
+    if row.call_id is not None:
+        made = ProviderCall.objects.using(now.settings.database).filter(call_id=row.call_id)
+        found = made.values_list("ttl_seconds", flat=True).first()
+        if found:
+            return {"ttl": found}
+    length = entry.fresh_until - entry.written_at
+    return {"ttl": None if length == float("inf") else length} if length > 0 else {}

@@ -1,0 +1,250 @@
+"""``manage.py llmcache_schema``: what deploys have changed in response types, and what the next one would change."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError, InterfaceError
+from django.utils import timezone
+
+from llmcache.dashboard import figures
+from llmcache.engine import process
+from llmcache.exceptions import ConfigurationError, UnsupportedType
+from llmcache.flushing import flush
+from llmcache.models import SchemaVersion
+from llmcache.money.pricing import dollars
+from llmcache.schema_changes import MAX_CHANGES, Change
+from llmcache.schema_reports import Live, Registered, SchemaChange, names_like, registered_types, schema_changes
+
+DIFFERS: Final = 1
+"""Exit status of --check where a deploy would leave answers behind."""
+UNANSWERED: Final = 2
+"""Exit status where nothing could be found out, as argparse has it."""
+_UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_SPAN: Final = re.compile(r"([0-9]{1,6})([mhdw])")
+_SIGNS: Final = {"added": "+", "removed": "-"}
+
+
+class Command(BaseCommand):
+    """Tells, and changes nothing."""
+
+    help = (
+        "Show which response types have changed, which answers that left behind, what it costs to make them anew, and "
+        "what differs. Types that LLMCACHE['KINDS'] registers are compared as the code has them now: run it with "
+        "--check before a deploy. Exit status: 0; with --check 1 when a registered type differs from what was asked "
+        "for last; 2 when it cannot be found out."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Add the command's own arguments."""
+        parser.add_argument("type", nargs="?", help="the name of one response type (default: all)")
+        when = parser.add_mutually_exclusive_group()
+        when.add_argument(
+            "--since",
+            type=_span,
+            default=_span("7d"),
+            metavar="SPAN",
+            help="changes of this time up to now: a number with m, h, d or w (default: 7d)",
+        )
+        when.add_argument("--all", action="store_true", help="all changes that were ever seen")
+        parser.add_argument("--json", action="store_true", help="one JSON object in place of lines")
+        parser.add_argument(
+            "--check",
+            action="store_true",
+            help="only compare the registered types with what was asked for last; exit status 1 when one differs",
+        )
+
+    def handle(self, **options: Any) -> None:
+        """Say what has changed and what would; exit status 1 with --check where a registered type differs."""
+        since = None if options["all"] else timezone.now() - options["since"]
+        try:
+            changes, registered = _found(options["type"], since, check=options["check"])
+        except (ConfigurationError, UnsupportedType) as error:
+            raise CommandError(str(error), returncode=UNANSWERED) from None
+        except (DatabaseError, InterfaceError, ImproperlyConfigured) as error:
+            said = " ".join(str(error).split())
+            raise CommandError(
+                f"The database cannot be read ({type(error).__name__}: {said}). When tables are missing, run: "
+                "manage.py migrate",
+                returncode=UNANSWERED,
+            ) from None
+        told = _as_json if options["json"] else _as_lines
+        for line in told(changes, registered, since, check=options["check"]):
+            self._say(line)
+        differing = [each.response.name for each in registered if each.differs]
+        if options["check"] and differing:
+            raise CommandError(
+                f"{len(differing)} registered types differ from what was asked for last: {', '.join(differing)}.",
+                returncode=DIFFERS,
+            )
+
+    def _say(self, line: str) -> None:
+        # Descriptions in a schema may be in any script, and may hold what moves a terminal's cursor.
+        shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in line)
+        encoding = getattr(self.stdout, "encoding", None) or "utf-8"
+        self.stdout.write(shown.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def _span(text: str) -> timedelta:
+    found = _SPAN.fullmatch(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no span of time; write a number with m, h, d or w, as in 7d")
+    try:
+        span = timedelta(**{_UNITS[found[2]]: int(found[1])})
+        _ = timezone.now() - span
+    except OverflowError:
+        raise argparse.ArgumentTypeError(f"{text!r} is before all time; say --all") from None
+    return span
+
+
+def _found(named: str | None, since: datetime | None, *, check: bool) -> tuple[list[SchemaChange], list[Registered]]:
+    now = process.current()
+    now.require_database()
+    # Of processes that have ended; whatever comes of it, what is in the database can be told.
+    flush()
+    using = now.settings.database
+    registered = registered_types(now.settings, named=named)
+    known = bool(registered) or named is None or SchemaVersion.objects.using(using).filter(response_type=named).exists()
+    if not known:
+        names = names_like(using, now.settings, named or "")
+        raise ConfigurationError(
+            f"No response type {named!r} was ever asked for, and KINDS registers none. "
+            + (f"There are: {', '.join(names)}." if names else "There are none at all.")
+        )
+    return [] if check else schema_changes(using, since=since, named=named), registered
+
+
+# Lines
+
+
+def _as_lines(
+    changes: list[SchemaChange], registered: list[Registered], since: datetime | None, *, check: bool
+) -> list[str]:
+    lines: list[str] = []
+    if not check:
+        for change in changes:
+            lines += [*_of_change(change), ""]
+        when = "ever" if since is None else f"since {_moment(since)}"
+        left = sum(change.left.entries for change in changes)
+        cost = figures.money(dollars(sum(change.left.cost_pico_usd for change in changes)))
+        lines.append(
+            f"{len(changes)} changes {when}: {left} entries are left behind, {cost} to make anew."
+            if changes
+            else f"No response type has changed {when}."
+        )
+    if registered:
+        lines += ["", "Registered types, as the code has them now:"] if lines else []
+        lines += [line for each in registered for line in _of_registered(each)]
+    elif check:
+        lines.append("LLMCACHE['KINDS'] registers no response type, so there is nothing to compare.")
+    return lines
+
+
+def _of_change(change: SchemaChange) -> list[str]:
+    new, old = change.version, change.before
+    lines = [
+        f"{_step(new.response_type, old.fingerprint, new.fingerprint)}, first seen {_moment(new.first_seen_at)}",
+        f"  left behind: {_told(change.left)} to make anew",
+        f"  of the new form: {change.made.entries} entries",
+    ]
+    if change.still_asked:
+        lines.append(f"  the older form was still asked for at {_moment(old.last_seen_at)}")
+    return lines + _differences(_kept(new.changes))
+
+
+def _of_registered(each: Registered) -> list[str]:
+    name, form = each.response.name, each.response.fingerprint[:12]
+    if each.seen is None:
+        return [f"{name}: {form}, never asked for"]
+    if not each.differs:
+        return [f"{name}: {form}, as it was asked for last"]
+    lines = [
+        f"{_step(name, each.seen.fingerprint, form)}, not asked for yet",
+        f"  would leave behind: {_told(each.left)} to make anew",
+    ]
+    if each.made.entries:
+        lines.append(f"  of this form there are: {each.made.entries} entries")
+    return lines + _differences(each.changes)
+
+
+def _step(name: str, before: str, after: str) -> str:
+    return f"{name}: {before[:12]} -> {after[:12]}"
+
+
+def _told(live: Live) -> str:
+    unknown = f" and {live.unpriced} of unknown cost" if live.unpriced else ""
+    return f"{live.entries} entries, {figures.money(live.cost_usd)}{unknown}"
+
+
+def _moment(at: datetime) -> str:
+    return at.isoformat(sep=" ", timespec="seconds")
+
+
+def _differences(changes: list[Change]) -> list[str]:
+    lines: list[str] = []
+    for each in changes:
+        was, now = each["before"], each["after"]
+        value = f"{was} -> {now}" if was is not None and now is not None else was if now is None else now
+        order = "in another order: " if each["change"] == "reordered" else ""
+        lines.append(f"  {_SIGNS.get(each['change'], '~')} {each['path'] or '(the whole)'}: {order}{value}")
+    if len(changes) >= MAX_CHANGES:
+        lines.append("  and more")
+    return lines
+
+
+def _kept(kept: Any) -> list[Change]:
+    # JSON in a database can be written by others.
+    places = ("path", "change", "before", "after")
+    return [
+        {name: each.get(name) for name in places}  # type: ignore[misc]
+        for each in (kept if isinstance(kept, list) else [])
+        if isinstance(each, dict)
+    ]
+
+
+# JSON
+
+
+def _as_json(
+    changes: list[SchemaChange], registered: list[Registered], since: datetime | None, *, check: bool
+) -> list[str]:
+    found: dict[str, Any] = {"differs": any(each.differs for each in registered)}
+    if not check:
+        found["since"] = None if since is None else since.isoformat()
+        found["changes"] = [
+            {
+                "type": change.version.response_type,
+                "before": change.before.fingerprint,
+                "after": change.version.fingerprint,
+                "first_seen_at": change.version.first_seen_at.isoformat(),
+                "older_form_still_asked": change.still_asked,
+                "left_behind": _live(change.left),
+                "of_new_form": _live(change.made),
+                "changes": _kept(change.version.changes),
+            }
+            for change in changes
+        ]
+    found["registered"] = [
+        {
+            "type": each.response.name,
+            "kinds": [*each.kinds],
+            "last_seen": None if each.seen is None else each.seen.fingerprint,
+            "now": each.response.fingerprint,
+            "differs": each.differs,
+            "would_leave_behind": _live(each.left),
+            "of_this_form": _live(each.made),
+            "changes": each.changes,
+        }
+        for each in registered
+    ]
+    return [json.dumps(found)]
+
+
+def _live(live: Live) -> dict[str, Any]:
+    return {"entries": live.entries, "cost_usd": str(live.cost_usd), "of_unknown_cost": live.unpriced}
