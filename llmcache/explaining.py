@@ -10,19 +10,14 @@ from collections.abc import Collection, Coroutine
 from contextvars import copy_context
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from asgiref.sync import markcoroutinefunction, sync_to_async
-from django.views.decorators.debug import sensitive_variables
 
-from llmcache import request
 from llmcache.engine import process
 from llmcache.explanations import Explanation
 from llmcache.flushing import require_no_loop
 from llmcache.request import NOT_GIVEN, CacheUse, NotGiven
-
-if TYPE_CHECKING:
-    from llmcache.engine.runtime import Runtime
 
 
 def explain(
@@ -61,6 +56,8 @@ def explain(
     Arguments and their errors are those of ``extract``. Raises ``AsyncContext`` in an event loop.
     """
     require_no_loop("explain")
+    from llmcache.reasoning import explained
+
     options = (
         *(model, system, kind, ttl, stale_ttl, tenant, subject, tags, version, variant, cache),
         *(timeout, max_retries, max_reasks, unkeyed),
@@ -72,17 +69,3 @@ def explain(
 def aexplain(content: str, response_model: Any, **options: Any) -> Coroutine[Any, Any, Explanation]:
     """Do as ``explain``, awaited. Context variables are read as they are at the call."""
     return sync_to_async(partial(copy_context().run, explain))(content, response_model, **options)
-
-
-@sensitive_variables()
-def explained(
-    now: Runtime, content: Any, response_model: Any, options: tuple[Any, ...], params: dict[str, Any]
-) -> Explanation:
-    """Return what ``explain`` does, for the options in the order in which they travel."""
-    from llmcache.answering import checked
-    from llmcache.reasoning import reason
-
-    if now.tenancy is not None:
-        options = now.tenancy.named(options)
-    given = {name: value for name, value in zip(request.OPTIONS, options, strict=True) if value is not NOT_GIVEN}
-    return reason(now, checked(now, content, response_model, given, params, needs_completion=False))

@@ -172,7 +172,7 @@ def _others(told: Explanation) -> str:
 
 
 def _never_asked(told: Explanation) -> str:
-    return f"this was never asked, nor anything else: there is no entry of the kind {_quoted(told.kind)}{_whose(told)}."
+    return f"there is no entry of the kind {_quoted(told.kind)}{_whose(told)}: this was never asked."
 
 
 def _unknown(_told: Explanation) -> str:

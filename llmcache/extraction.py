@@ -384,7 +384,9 @@ class Extractor:
 
     def _all(self, options: dict[str, Any]) -> dict[str, Any]:
         bound = zip(request.OPTIONS, self._options, strict=True)
-        return {**{name: value for name, value in bound if value is not NOT_GIVEN}, **self._params, **options}
+        options = {name: value for name, value in options.items() if value is not NOT_GIVEN}
+        whole = {**dict(bound), **self._params, **options}
+        return {name: value for name, value in whole.items() if value is not NOT_GIVEN}
 
     def _merged(self, options: tuple[Any, ...], params: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         bound = zip(options, self._options, strict=True)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llmcache.sealing import Seal
 
 MOST_LOOKED_AT: Final = 200
+MOST_OTHERS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ class Neighbours:
     """The entries that a request was compared with."""
 
     nearest: Comparison | None
+    others: tuple[Comparison, ...] = ()
+    """The next ones, at most ``MOST_OTHERS``."""
     is_same_content: bool = False
     """Whether the nearest one has the same text."""
     of_kind: int = 0
@@ -191,33 +194,35 @@ def find(ours: Side, using: str, namespace: str, *, all_tenants: bool, schema: A
     if not all_tenants:
         rows = rows.filter(tenant=ours.tenant)
     found = _same_content(ours, rows, namespace, all_tenants)
-    if found is not None:
-        return Neighbours(_with_schema(found, ours, schema, using), is_same_content=True)
+    if found:
+        return Neighbours(_with_schema(found[0], ours, schema, using), tuple(found[1:]), is_same_content=True)
     # By one column and its order: with more conditions, millions of rows may be looked through for a few.
     newest = rows.order_by("-written_at", "-pk")
     looked_at = [*(newest.filter(kind=ours.kind) if all_tenants else newest)[:MOST_LOOKED_AT]]
     of_kind = [row for row in looked_at if row.kind == ours.kind and _is_comparable(ours, row, namespace, all_tenants)]
     if of_kind:
-        found = _nearest(ours, of_kind)
+        nearest, *others = _ranked(ours, of_kind)
+        nearest = _with_schema(nearest, ours, schema, using)
         is_more = len(looked_at) == MOST_LOOKED_AT
-        return Neighbours(_with_schema(found, ours, schema, using), of_kind=len(of_kind), is_more=is_more)
+        return Neighbours(nearest, tuple(others), of_kind=len(of_kind), is_more=is_more)
     if all_tenants:
         looked_at = [*newest.filter(schema=ours.schema)[:MOST_LOOKED_AT]]
     of_type = [row for row in looked_at if row.schema == ours.schema]
-    return Neighbours(_nearest(ours, [row for row in of_type if _is_comparable(ours, row, namespace, all_tenants)]))
+    found = _ranked(ours, [row for row in of_type if _is_comparable(ours, row, namespace, all_tenants)])
+    return Neighbours(found[0] if found else None, tuple(found[1:]))
 
 
-def _same_content(ours: Side, rows: Any, namespace: str, all_tenants: bool) -> Comparison | None:
+def _same_content(ours: Side, rows: Any, namespace: str, all_tenants: bool) -> list[Comparison]:
     if not ours.contents:
-        return None
+        return []
     # Said like this, SQLite sees that its index holds them.
     same = rows.filter(namespace=namespace, content_hash__in=sorted(ours.contents)).exclude(content_hash="")
     looked_at = same.order_by()[:MOST_LOOKED_AT]
-    return _nearest(ours, [row for row in looked_at if _is_comparable(ours, row, namespace, all_tenants)])
+    return _ranked(ours, [row for row in looked_at if _is_comparable(ours, row, namespace, all_tenants)])
 
 
-def _nearest(ours: Side, rows: Sequence[CacheEntry]) -> Comparison | None:
-    return min((compare(ours, row) for row in rows), key=_distance, default=None)
+def _ranked(ours: Side, rows: Sequence[CacheEntry]) -> list[Comparison]:
+    return sorted((compare(ours, row) for row in rows), key=_distance)[: 1 + MOST_OTHERS]
 
 
 def _distance(each: Comparison) -> tuple[int, float, int]:
@@ -242,9 +247,9 @@ def _is_same_tenant(ours: Side, row: CacheEntry) -> bool:
     return len(ours.tenant) < MAX_NAME and "\ufffd" not in ours.tenant
 
 
-def _with_schema(found: Comparison | None, ours: Side, schema: Any, using: str) -> Comparison | None:
+def _with_schema(found: Comparison, ours: Side, schema: Any, using: str) -> Comparison:
     """Return a comparison with what has changed between the two schemas, as far as rows tell."""
-    if found is None or not any(each.component == "schema" for each in found.differences):
+    if not any(each.component == "schema" for each in found.differences):
         return found
     told = _changes(ours, found.row.schema, schema, using)
     mended = (replace(each, changes=told) if each.component == "schema" else each for each in found.differences)

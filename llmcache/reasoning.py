@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 from django.views.decorators.debug import sensitive_variables
 from pydantic import ValidationError
 
+from llmcache import request
+from llmcache.answering import checked
 from llmcache.bypassing import is_bypassed
 from llmcache.exceptions import ConfigurationError
 from llmcache.explanations import BypassedBy, Explanation, Found, Verdict
 from llmcache.flushing import flush
 from llmcache.ledger_sightings import LedgerSighting, look_into_ledger
+from llmcache.request import NOT_GIVEN
 from llmcache.sightings import Sighting, deciding, look
 
 if TYPE_CHECKING:
@@ -49,8 +52,18 @@ class _Seen:
 
 
 @sensitive_variables()
-def reason(now: Runtime, call: Call) -> Explanation:
-    """Return what a call would come to."""
+def explained(
+    now: Runtime, content: Any, response_model: Any, options: tuple[Any, ...], params: dict[str, Any]
+) -> Explanation:
+    """Return what a call with these arguments would come to; options in the order in which they travel."""
+    if now.tenancy is not None:
+        options = now.tenancy.named(options)
+    given = {name: value for name, value in zip(request.OPTIONS, options, strict=True) if value is not NOT_GIVEN}
+    return _told(now, checked(now, content, response_model, given, params, needs_completion=False))
+
+
+@sensitive_variables()
+def _told(now: Runtime, call: Call) -> Explanation:
     is_flushed = _flushed()
     is_confirmed = now.log.confirm()
     view = now.log.view(call.key, call.facts)

@@ -278,11 +278,14 @@ def _publish(
     entry, using = changed.entry, now.settings.database
     with transaction.atomic(using=using):
         made = _invalidated(now, row.key, told)
-        # After that row was made: what it supersedes is looked at here too.
+        # After that row was made: what it supersedes is looked at here too. And before the tiers are: whoever else has
+        # changed this entry has written it there before anybody knew of the row.
         view = now.log.view(entry.key, facts_of(row, entry))
-        if view.correction is not None or not view.admits(entry.seen):
+        seen = _with_others(now, entry)
+        if view.correction is not None or not view.admits(seen):
             raise refused("invalidated", row.key)
-        seen = entry.seen if told.uid in _ids(entry.seen) else _with(entry.seen, told.uid, view, row.key)
+        if told.uid not in _ids(seen):
+            seen = _with(seen, told.uid, view, row.key)
         listed = Held(replace(entry, seen=seen), changed.rest, changed.request)
         note()
 
@@ -334,20 +337,23 @@ def _ids(seen: bytes) -> list[bytes]:
     return [seen[start : start + SEEN_ID_BYTES] for start in range(0, len(seen), SEEN_ID_BYTES)]
 
 
+def _with_others(now: Runtime, entry: Entry) -> bytes:
+    """Return an entry's list with what others have added to it since."""
+    held = look(now, entry.key)
+    there = None if held is None else held.entry
+    if there is None or there.written_at != entry.written_at or _DIGEST in (there.seen[:16], entry.seen[:16]):
+        return entry.seen
+    return b"".join([*dict.fromkeys((*_ids(entry.seen), *_ids(there.seen)))][:MAX_SEEN])
+
+
 @sensitive_variables()
 def _write(now: Runtime, changed: Held) -> None:
     entry = changed.entry
     with _writing:
         held = look(now, entry.key)
-        there = None if held is None else held.entry
-        if there is not None and there.written_at > entry.written_at:
-            return
-        if there is not None and there.written_at == entry.written_at and not there.seen.startswith(_DIGEST):
-            # Another change of it may have been committed meanwhile: the list has to have both rows.
-            ids = [*dict.fromkeys((*_ids(entry.seen), *_ids(there.seen)))]
-            entry = replace(entry, seen=b"".join(ids[:MAX_SEEN]))
-        with Spending():
-            now.tiers.write(entry, changed.rest, changed.request)
+        if held is None or held.entry.written_at <= entry.written_at:
+            with Spending():
+                now.tiers.write(replace(entry, seen=_with_others(now, entry)), changed.rest, changed.request)
 
 
 def _note_times(now: Runtime, row: CacheEntry, entry: Entry) -> None:

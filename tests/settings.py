@@ -16,6 +16,6 @@ del LLMCACHE["TTL"]  # noqa: F405
 # Tests of a TTL are exact; those of jitter set it.
 LLMCACHE |= {"JITTER": 0}  # noqa: F405
 # A test's child process gets the settings of the test that started it.
-LLMCACHE |= json.loads(os.environ.get("LLMCACHE_TEST_SETTINGS", "{}"))  # noqa: F405
+LLMCACHE |= json.loads(os.environ.get("LLMCACHE_TEST_SETTINGS", "{}"))
 if os.environ.get("LLMCACHE_TEST_CACHES"):
     CACHES = json.loads(os.environ["LLMCACHE_TEST_CACHES"])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llmcache.providers.base import Failure, Reply
 
 Outcome = Literal["hit", "stale", "miss", "collapsed", "bypass"]
-"""``stale``: answered with an entry past its time. ``collapsed``: by another call's provider call that was under way."""
+"""``stale``: answered with an entry past its time; ``collapsed``: by another call's provider call under way."""
 
 Reason = Literal[
     "not_found",

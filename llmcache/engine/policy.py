@@ -12,6 +12,7 @@ What can go wrong, and the rule against it:
   answer. Who asks after the invalidation does not join who asked before it.
 - A human has answered in place of the provider: no answer of the provider's is valid then, so none can hide it, and it
   is looked for before the provider is asked.
+- The provider fails where there is a stale answer: it is given only when nobody has invalidated it meanwhile.
 - An answer that one caller's validators accept is not valid for another type with the same schema: each validates for
   itself, and what does not pass is a miss for that caller.
 """

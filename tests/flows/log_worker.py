@@ -41,8 +41,13 @@ class Worker:
         import llmcache
 
         found = llmcache.extract_with_info(text, Person)
-        llmcache.flush()
         return f"{found.value.name} {found.origin}"
+
+    def flush(self) -> bool:
+        """Bring what was noted into the ledger."""
+        import llmcache
+
+        return llmcache.flush()
 
     def correct(self, text: str, answer: str) -> str:
         """Correct the answer, and say by which row."""

@@ -359,6 +359,7 @@ def workers(
 def test_other_processes_see_it_come_and_go(workers: Workers, provider: Sandbox) -> None:
     one, other = workers.start(), workers.start()
     assert [one.do("told", text="Ada"), other.do("told", text="Ada")] == ["Ada provider"] * 2
+    assert one.do("flush")
     one.do("begin")
     made = one.do("correct", text="Ada", answer=BETTER)
     assert one.do("told", text="Ada") == "Ada Lovelace human"

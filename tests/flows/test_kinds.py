@@ -195,8 +195,10 @@ def test_one_that_raises_or_tells_nonsense_loses_no_answer(
         ({"Person": {"tll": 60}}, "['Person'] has the unknown key 'tll'; did you mean 'ttl'?"),
         (
             {"Person": {"ttl": -1}},
-            "['Person']['ttl'] must be a number of seconds or a timedelta, zero or more, or None for no expiry; or a "
-            "function that is given the value and returns one of these, and is not async",
+            (
+                "['Person']['ttl'] must be a number of seconds or a timedelta, zero or more, or None for no expiry; or "
+                "a function that is given the value and returns one of these, and is not async"
+            ),
         ),
         ({"Person": {"stale_ttl": None}}, "['Person']['stale_ttl'] must be a number of seconds or a timedelta, "),
         ({"Person": {"refresh": "celery"}}, "['Person']['refresh'] must be 'thread' or 'call'"),

@@ -260,9 +260,7 @@ def test_not_more_than_some_at_once(provider: Sandbox, clock: MovedClock) -> Non
     assert provider.calls == 2 * len(texts)
 
 
-def test_what_another_process_has_refreshed_is_found(
-    stale: Sandbox, clock: MovedClock, forget_memory: Any
-) -> None:
+def test_what_another_process_has_refreshed_is_found(stale: Sandbox, clock: MovedClock, forget_memory: Any) -> None:
     assert ask()[1] == "stale"
     assert finish_refreshes()
     forget_memory()

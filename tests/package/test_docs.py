@@ -4,15 +4,19 @@ import json
 import re
 from collections.abc import Callable
 from datetime import date, timedelta
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.test import RequestFactory
 
 import llmcache
 from llmcache import conf, exceptions
+from llmcache.engine.schemas import Seen
+from llmcache.schema_versions import write_seen
 from llmcache.testing.sandbox import Sandbox
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +70,39 @@ def test_the_examples_about_invalidating_run(sandbox: Sandbox) -> None:
         exec(compile(block, "invalidation.md", "exec"), names)
     assert names["concerned"].entries == 0
     assert llmcache.undo(names["mistake"]) is False
+
+
+@pytest.mark.django_db
+def test_the_examples_about_schema_changes_run() -> None:
+    page = (ROOT / "docs" / "schema-changes.md").read_text()
+    names: dict[str, Any] = {}
+    (kinds,) = blocks(page)
+    exec(compile(kinds, "schema-changes.md", "exec"), names)
+    assert conf.problems(names["LLMCACHE"]) == []
+    typed = re.findall(r"^python manage\.py (.*)$", page, flags=re.MULTILINE)
+    assert len(typed) == 4
+    write_seen([Seen("Ticket", digit * 64, "{}", 1.0, 1.0) for digit in "ab"], using="default")
+    for line in typed:
+        out = StringIO()
+        call_command(*line.split(), stdout=out)
+        assert out.getvalue()
+
+
+@pytest.mark.django_db
+def test_the_examples_about_freshness_run(sandbox: Sandbox) -> None:
+    names: dict[str, Any] = {"text": "The printer is on fire"}
+    exec("from pydantic import BaseModel\nclass Ticket(BaseModel):\n    title: str", names)
+    settings, calls, info, by_kind, asking = blocks((ROOT / "docs" / "freshness.md").read_text())
+    exec(compile(settings, "freshness.md", "exec"), names)
+    assert conf.problems(names["LLMCACHE"]) == []
+    exec(compile(calls, "freshness.md", "exec"), names)
+    exec(compile(info, "freshness.md", "exec"), names)
+    assert names["info"].outcome == "hit"
+    exec(compile(by_kind, "freshness.md", "exec"), names)
+    assert conf.problems(names["LLMCACHE"]) == []
+    assert names["as_long_as_it_holds"](SimpleNamespace(closed=False)) == 600
+    exec(compile(asking, "freshness.md", "exec"), names)
+    assert sandbox.calls == 5
 
 
 def test_the_readme_gets_a_newcomer_to_the_first_hit_in_ten_lines() -> None:

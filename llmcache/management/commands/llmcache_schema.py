@@ -16,7 +16,6 @@ from django.utils import timezone
 from llmcache.dashboard import figures
 from llmcache.engine import process
 from llmcache.exceptions import ConfigurationError, UnsupportedType
-from llmcache.flushing import flush
 from llmcache.models import SchemaVersion
 from llmcache.money.pricing import dollars
 from llmcache.schema_changes import MAX_CHANGES, Change
@@ -106,8 +105,6 @@ def _span(text: str) -> timedelta:
 def _found(named: str | None, since: datetime | None, *, check: bool) -> tuple[list[SchemaChange], list[Registered]]:
     now = process.current()
     now.require_database()
-    # Of processes that have ended; whatever comes of it, what is in the database can be told.
-    flush()
     using = now.settings.database
     registered = registered_types(now.settings, named=named)
     known = bool(registered) or named is None or SchemaVersion.objects.using(using).filter(response_type=named).exists()
