@@ -11,12 +11,22 @@ from django.contrib import admin
 from django.db import models
 
 from llmcache.admin_pages.calls import ProviderCallAdmin
+from llmcache.admin_pages.corrections import CorrectionAdmin
 from llmcache.admin_pages.entries import CacheEntryAdmin
 from llmcache.admin_pages.invalidations import InvalidationAdmin
 from llmcache.admin_pages.schemas import SchemaVersionAdmin
 from llmcache.admin_pages.sums import TenantDayAdmin, UsageBucketAdmin
 from llmcache.dashboard.in_admin import DashboardAdmin
-from llmcache.models import CacheEntry, Dashboard, Invalidation, ProviderCall, SchemaVersion, TenantDay, UsageBucket
+from llmcache.models import (
+    CacheEntry,
+    Correction,
+    Dashboard,
+    Invalidation,
+    ProviderCall,
+    SchemaVersion,
+    TenantDay,
+    UsageBucket,
+)
 
 ADMINS: Final[dict[type[models.Model], type[admin.ModelAdmin]]] = {
     Dashboard: DashboardAdmin,
@@ -26,6 +36,7 @@ ADMINS: Final[dict[type[models.Model], type[admin.ModelAdmin]]] = {
     TenantDay: TenantDayAdmin,
     SchemaVersion: SchemaVersionAdmin,
     Invalidation: InvalidationAdmin,
+    Correction: CorrectionAdmin,
 }
 
 

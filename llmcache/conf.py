@@ -77,6 +77,7 @@ class Settings:
     time_zone: str | None
     recheck: float
     recheck_grace: float
+    lease: float
     retention: Mapping[str, float]
     keep_requests: str
     key_secrets: tuple[KeySecret, ...]
@@ -286,6 +287,13 @@ OPTIONS: tuple[Option, ...] = (
         seconds(none=False, zero=True, most=1e6),
         "seconds or timedelta",
         "How long entries are served while nobody can tell whether they were invalidated.",
+    ),
+    Option(
+        "LEASE",
+        10.0,
+        seconds(none=False, most=3_600.0),
+        "seconds or timedelta",
+        "How long processes wait for one that has died while it asked the provider for them.",
     ),
     Option(
         "RETENTION",

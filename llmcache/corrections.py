@@ -93,14 +93,34 @@ def restore(key: str, *, user: str = "") -> bool:
     return any(undone)
 
 
-def registered_form(now: Runtime, entry: CacheEntry) -> ResponseType:
+def registered_form(now: Runtime, entry: CacheEntry | Correction) -> ResponseType:
     """Return the response type by which an entry's answers are validated: the one that ``KINDS`` registers.
 
     Raises ``InvalidRequest``, which says what to do, where there is none or where it has changed.
     """
-    from llmcache.kinds import registered_type
+    form = registered(now, entry)
+    if has_changed(form, entry):
+        raise InvalidRequest(
+            f"The response type has changed since this entry was made: LLMCACHE['KINDS'][{entry.kind!r}]['type'] is "
+            f"{form.name} with another schema now, and calls have other keys. Correct the new entry."
+        )
+    return form
+
+
+def has_changed(form: ResponseType, entry: CacheEntry | Correction) -> bool:
+    """Return whether a type is not the one that an entry was made for."""
     from llmcache.models import MAX_NAME
     from llmcache.money.facts import cut
+
+    return (cut(form.name, MAX_NAME), form.fingerprint) != (entry.response_type, entry.schema)
+
+
+def registered(now: Runtime, entry: CacheEntry | Correction) -> ResponseType:
+    """Return the response type that ``KINDS`` registers for an entry's kind, whatever the entry was made for.
+
+    Raises ``InvalidRequest`` where there is none that can be used.
+    """
+    from llmcache.kinds import registered_type
 
     try:
         annotation = registered_type(now.settings, entry.kind)
@@ -111,11 +131,6 @@ def registered_form(now: Runtime, entry: CacheEntry) -> ResponseType:
         raise InvalidRequest(
             f"LLMCACHE['KINDS'][{entry.kind!r}] names no response type, so that no answer can be checked. Set its "
             f"'type' to the dotted path of {entry.response_type}."
-        )
-    if (cut(form.name, MAX_NAME), form.fingerprint) != (entry.response_type, entry.schema):
-        raise InvalidRequest(
-            f"The response type has changed since this entry was made: LLMCACHE['KINDS'][{entry.kind!r}]['type'] is "
-            f"{form.name} with another schema now, and calls have other keys. Correct the new entry."
         )
     return form
 
@@ -177,6 +192,7 @@ def _made(now: Runtime, entry: CacheEntry, answer: str, user: str, note: str, *,
     from django.db import transaction
 
     from llmcache.models import CacheEntry, Correction
+    from llmcache.pruning import prune_corrections
 
     made_by = request.word("user", user) if user else ""
     reason = invalidation.reason_of(note, "note") or (PINNED if is_pin else "corrected")
@@ -192,6 +208,7 @@ def _made(now: Runtime, entry: CacheEntry, answer: str, user: str, note: str, *,
             made_by=made_by,
         )
         made.save(using=now.settings.database, force_insert=True)
+        prune_corrections(now.settings.database, now.namespace, now.settings.retention["invalidations"])
         # What is served from now on; the journal tells more of it once it is served.
         CacheEntry.objects.using(now.settings.database).filter(pk=entry.pk).update(
             source=PINNED if is_pin else HUMAN, written_at=row.made_at, expires_at=None, stale_until=None

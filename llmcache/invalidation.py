@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from llmcache.models import Invalidation
 
 MAX_REASON: Final = 500
+MOST_LOOKED_AT: Final = 1_000_000
+"""Rows of the ledger that a dry run reads: some seconds at most, also where there are ten million of them."""
 _MAX_USER: Final = 200
 
 
@@ -44,6 +46,8 @@ class Invalidated:
     """Of a dry run: entries that it would leave void, as far as the ledger knows, without those that have expired."""
     cost_usd: Decimal | None = None
     """Of a dry run: what making them has cost; None when that is not known of each of them."""
+    more: bool = False
+    """Of a dry run: whether there may be more of both, because only so many rows are looked at."""
 
 
 def invalidate(
@@ -77,8 +81,8 @@ def invalidate(
     given = {"tenant": tenant, "subject": subject, "response_model": response_model, "model": model}
     predicate = _predicate(now, {"key": key, **given, "tag": tag, "kind": kind}, everything)
     if dry_run:
-        entries, cost = concerned(now, predicate)
-        return Invalidated(None, entries, dollars(cost))
+        entries, cost, more = concerned(now, predicate)
+        return Invalidated(None, entries, dollars(cost), more)
     made_by = request.word("user", user, most=_MAX_USER) if user else ""
     return Invalidated(made(now, predicate, reason_of(reason), made_by).uid)
 
@@ -149,8 +153,12 @@ def reason_of(reason: object, name: str = "reason") -> str:
     return reason
 
 
-def concerned(now: Runtime, predicate: Predicate) -> tuple[int, int | None]:
-    """Return how many live entries the ledger has for a predicate, and what they cost in 10**-12 US dollars."""
+def concerned(now: Runtime, predicate: Predicate) -> tuple[int, int | None, bool]:
+    """Return how many live entries the ledger has for a predicate, and what they cost in 10**-12 US dollars.
+
+    Looks at no more than ``MOST_LOOKED_AT`` rows: the newest of those that an index finds. The last value says whether
+    there are others.
+    """
     from django.db.models import Count, Q, Sum
     from django.utils import timezone
 
@@ -159,20 +167,27 @@ def concerned(now: Runtime, predicate: Predicate) -> tuple[int, int | None]:
     now.require_database()
     flush()
     rows = CacheEntry.objects.using(now.settings.database).filter(namespace=now.namespace)
-    names = {"key": "key", "tenant": "tenant", "response_type": "response_type", "model": "model", "kind": "kind"}
-    for condition, column in names.items():
-        value = getattr(predicate, condition)
+    for column in ("key", "tenant", "model", "kind"):
+        value = getattr(predicate, column)
         if value is not None:
             rows = rows.filter(**{column: value[:MAX_NAME]})
-    if predicate.subject is not None:
-        rows = rows.filter(subject_hash=predicate.subject)
     if predicate.tag is not None:
         rows = rows.filter(tag_rows__tag=predicate.tag[:MAX_NAME])
-    rows = rows.filter(Q(expires_at=None) | Q(expires_at__gt=timezone.now()))
-    found: dict[str, Any] = rows.order_by().aggregate(
-        entries=Count("pk"), cost=Sum("cost_pico_usd"), unknown=Count("pk", filter=Q(cost_pico_usd=None))
+    # Other indexes go on by the time. By key there is one row, and rows of a tag lie by their number.
+    rows = rows.order_by() if predicate.key or predicate.tag else rows.order_by("-written_at")
+    # What no index finds, of the rows that are looked at.
+    meant = Q(expires_at=None) | Q(expires_at__gt=timezone.now())
+    if predicate.response_type is not None:
+        meant &= Q(response_type=predicate.response_type[:MAX_NAME])
+    if predicate.subject is not None:
+        meant &= Q(subject_hash=predicate.subject)
+    found: dict[str, Any] = rows[: MOST_LOOKED_AT + 1].aggregate(
+        rows=Count("pk"),
+        entries=Count("pk", filter=meant),
+        cost=Sum("cost_pico_usd", filter=meant),
+        unknown=Count("pk", filter=meant & Q(cost_pico_usd=None)),
     )
-    return found["entries"], None if found["unknown"] else found["cost"] or 0
+    return found["entries"], None if found["unknown"] else found["cost"] or 0, found["rows"] > MOST_LOOKED_AT
 
 
 def made(now: Runtime, predicate: Predicate, reason: str, made_by: str, *, corrects: bool = False) -> Invalidation:

@@ -30,6 +30,10 @@ _COLUMNS: Final = {
     "kind": "kind",
 }
 """The column of each condition."""
+CUT: Final = "TTL cut"
+EXTENDED: Final = "TTL extended"
+REFRESHED: Final = "Refreshed"
+"""Reasons of rows by key that come with an entry, which has them in its list: they are about older copies of it."""
 _CORRECTS: Final = 2
 """In the number that says what a row is: this for one that corrects, and one for one that is in force."""
 
@@ -144,6 +148,11 @@ def _ids(supersedes: str) -> tuple[bytes, ...]:
         return tuple(map(_id, json.loads(supersedes)))
     except (ValueError, TypeError, AttributeError, RecursionError):
         return ()
+
+
+def without_rewriting(rows: Any) -> Any:
+    """Return the rows that can have made void what was written before them: those are left out that came with it."""
+    return rows.exclude(~Q(key=""), reason__in=(CUT, EXTENDED, REFRESHED))
 
 
 def row_of(row: Invalidation) -> Row:

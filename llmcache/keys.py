@@ -131,6 +131,12 @@ def supplement_key(namespace: str, key: bytes, secret_id: str | None = None) -> 
     return storage_key(namespace, key, secret_id) + ":more"
 
 
+def lease_key(namespace: str, key: bytes, seen: bytes, secret_id: str | None = None) -> str:
+    """Return the name of the lease of those who ask for a key and have seen these rows of the invalidation log."""
+    after = f":{hashlib.sha256(seen).hexdigest()[:16]}" if seen else ""
+    return f"{storage_key(namespace, key, secret_id)}:lead{after}"
+
+
 def board_key(namespace: str) -> str:
     """Return the name under which processes leave the state of the invalidation log for each other."""
     return f"llmcache:{namespace}:{KEY_FORMAT}:log"

@@ -17,7 +17,7 @@ from django.db.utils import Error
 
 from llmcache.engine.log_copy import View
 from llmcache.explanations import EntryFacts, LastAttempt, VoidedBy
-from llmcache.invalidation_rows import row_of
+from llmcache.invalidation_rows import row_of, without_rewriting
 from llmcache.models import CacheEntry, Correction, Invalidation, ProviderCall
 from llmcache.money.facts import unix_of
 from llmcache.nearest import Neighbours, find, side_of_call
@@ -124,7 +124,7 @@ def _voided_by(
     if row is None or not view.rows:
         return None
     made = _invalidations(using, [each.id for each in view.rows]).filter(made_at__gte=row.written_at)
-    newest = made.order_by("-pk").first()
+    newest = without_rewriting(made).order_by("-pk").first()
     return None if newest is None else _told(newest, comes_back=False)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llmcache.components import MAX_TAGS, components_of, content_hash
 from llmcache.explanations import COMPONENTS, Difference, How
-from llmcache.models import MAX_KIND, MAX_NAME, CacheEntry, SchemaVersion
+from llmcache.models import MAX_KIND, MAX_NAME, CacheEntry, ProviderCall, SchemaVersion
 from llmcache.money.facts import cut
 from llmcache.schema_changes import Change, changes
 from llmcache.schema_versions import loaded
@@ -41,6 +41,8 @@ class Side:
     """What stands for its text; empty where that was not recorded."""
     components: Mapping[str | None, Mapping[str, Any]]
     """The other hashes, by the id of the secret they are made with; empty where they were not recorded."""
+    is_partial: bool = False
+    """Whether its tags and its subject are not known either: of a call that has no entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,23 @@ def side_of_row(row: CacheEntry) -> Side:
     )
 
 
+def side_of_attempt(call: ProviderCall) -> Side:
+    """Return a provider call's row as entries are compared with it: little of it is recorded."""
+    return Side(
+        key=call.key,
+        kind=call.kind,
+        model=call.model,
+        response_type=call.response_type,
+        schema=call.schema,
+        tenant=call.tenant,
+        tags=(),
+        subjects=frozenset(),
+        contents=frozenset(),
+        components={},
+        is_partial=True,
+    )
+
+
 def _secret_of(components: Mapping[str, Any]) -> str | None:
     by: Any = components.get("by")
     return by if isinstance(by, str) else None
@@ -117,7 +136,7 @@ def compare(ours: Side, row: CacheEntry) -> Comparison:
         plain = tuple(_plain(ours, theirs, {}, {}))
         hashed = ("system", "param", "provider", "version", "variant", "project")
         unknown = hashed if ours.contents and theirs.contents else ("content", *hashed)
-        return Comparison(row, _told(plain), unknown)
+        return Comparison(row, _told(plain), (*unknown, "subject", "tags") if ours.is_partial else unknown)
     mine, other = ours.components[shared[0]], theirs.components[shared[0]]
     found = (*_plain(ours, theirs, _part(mine, "cut"), _part(other, "cut")), *_hashed(mine, other))
     unknown = () if ours.contents and theirs.contents else ("content",)
@@ -132,6 +151,8 @@ def _plain(ours: Side, theirs: Side, mine: Mapping[str, Any], other: Mapping[str
         one, two = str(getattr(ours, name)), str(getattr(theirs, name))
         if one != two or mine.get(name) != other.get(name):
             yield Difference(name, _how(one, two), ours=one or None, theirs=two or None)
+    if ours.is_partial:
+        return
     if ours.subjects != theirs.subjects and ours.subjects.isdisjoint(theirs.subjects):
         yield Difference("subject", _how(ours.subjects, theirs.subjects))
     if set(ours.tags) != set(theirs.tags) or mine.get("tags") != other.get("tags"):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Any, Final
+from datetime import datetime, timedelta
+from typing import Final
 
 from django.db import connections, transaction
 from django.utils import timezone
@@ -18,24 +18,33 @@ def prune_invalidations(using: str, namespace: str, seconds: float) -> int:
     """Delete the oldest invalidations of one name space when a hundred are older; return how many.
 
     Each that is made sees to that, so that there are not many more than were made in that time. One by which a human's
-    answer stands is never old, and is kept for as long once that is withdrawn: until then there may be entries of it.
+    answer stands is never old.
     """
-    before = timezone.now() - timedelta(seconds=seconds)
     rows = Invalidation.objects.using(using).filter(namespace=namespace, corrects=False)
-    # In this form an index has them in their order, also on SQLite.
-    groups: list[tuple[Any, str, str]] = [
-        (rows.filter(active__in=(active,)).order_by("pk"), "pk", "made_at") for active in (True, False)
-    ]
-    withdrawn = Correction.objects.using(using).filter(namespace=namespace, invalidation__active=False)
-    groups.append((withdrawn.order_by("pk"), "invalidation_id", "invalidation__undone_at"))
-    for group, number, since in groups:
-        oldest = list(group.values_list(number, since)[:AT_A_TIME])
-        if len(oldest) == AT_A_TIME and all(at is not None and at < before for _, at in oldest):
-            return _delete(using, [pk for pk, _ in oldest])
+    for active in (True, False):
+        # In this form an index has them in their order, also on SQLite.
+        oldest = rows.filter(active__in=(active,)).order_by("pk").values_list("pk", "made_at")
+        if gone := _delete(using, list(oldest[:AT_A_TIME]), seconds):
+            return gone
     return 0
 
 
-def _delete(using: str, gone: list[int]) -> int:
+def prune_corrections(using: str, namespace: str, seconds: float) -> int:
+    """Delete the oldest withdrawn corrections with their invalidations, as ``prune_invalidations`` does.
+
+    They are kept for as long from their withdrawal on: until then there may be entries of them, which are void by them.
+    """
+    rows = Correction.objects.using(using).filter(namespace=namespace, invalidation__active=False)
+    oldest = rows.order_by("pk").values_list("invalidation_id", "invalidation__undone_at")
+    return _delete(using, list(oldest[:AT_A_TIME]), seconds)
+
+
+def _delete(using: str, oldest: list[tuple[int, datetime | None]], seconds: float) -> int:
+    """Delete invalidations, told with the time since when they are of no use, if there are a hundred old ones."""
+    before = timezone.now() - timedelta(seconds=seconds)
+    if len(oldest) < AT_A_TIME or not all(at is not None and at < before for _, at in oldest):
+        return 0
+    gone = [pk for pk, _ in oldest]
     rows = Invalidation.objects.using(using).filter(pk__in=gone)
     with transaction.atomic(using):
         if connections[using].features.has_select_for_update_skip_locked:

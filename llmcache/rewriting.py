@@ -30,7 +30,7 @@ from llmcache.engine.predicates import Predicate
 from llmcache.envelope import MAX_SEEN, SEEN_ID_BYTES, Entry
 from llmcache.exceptions import InvalidRequest, NotRewritten
 from llmcache.flushing import flush, require_no_loop
-from llmcache.invalidation_rows import columns_of, note_that_one_was_made
+from llmcache.invalidation_rows import CUT, EXTENDED, REFRESHED, columns_of, note_that_one_was_made
 from llmcache.kept_calls import call_of, facts_of
 from llmcache.money.facts import stored_time, unix_of
 from llmcache.money.pricing import dollars
@@ -43,10 +43,6 @@ if TYPE_CHECKING:
     from llmcache.models import CacheEntry
     from llmcache.providers.base import Reply
 
-CUT: Final = "TTL cut"
-EXTENDED: Final = "TTL extended"
-REFRESHED: Final = "Refreshed"
-"""Reasons of the log's rows."""
 _SAME_TIME: Final = 0.001
 """Seconds; a database cuts a time to millionths."""
 _DIGEST: Final = b"\0" * SEEN_ID_BYTES

@@ -93,6 +93,13 @@ LLMCACHE = {
     # `manage.py demo` records its requests as if they had come over the last 31 days. At the usual seven days most of
     # its answers would have expired as soon as they were made, and a second run would pay for them again.
     "TTL": 60 * 86_400,
+    "KINDS": {
+        # Lets the admin ask anew for their entries, and check what a human enters against them.
+        "Ingredient": {"type": "project.demo.types.Ingredient"},
+        "Recipe": {"type": "project.demo.types.Recipe"},
+        # Short enough to be watched on the page "Freshness".
+        "board": {"type": "project.demo.types.Ingredient", "ttl": 30, "stale_ttl": 90},
+    },
 }
 # The commands start a Redis for entries to lie in. Whoever starts beside them finds it; without one they lie on disk.
 if tiers.redis_runs(VAR):

@@ -18,11 +18,20 @@ from django.db import models
 from pydantic import BaseModel, Field, create_model
 
 import llmcache
-from llmcache import conf
+from llmcache import conf, corrections
 from llmcache.clock import Clock
 from llmcache.engine import isolation, process
 from llmcache.engine.runtime import Runtime
-from llmcache.models import CacheEntry, EntryTag, Invalidation, ProviderCall, SchemaVersion, TenantDay, UsageBucket
+from llmcache.models import (
+    CacheEntry,
+    Correction,
+    EntryTag,
+    Invalidation,
+    ProviderCall,
+    SchemaVersion,
+    TenantDay,
+    UsageBucket,
+)
 from llmcache.testing.sandbox import Sandbox, faults
 
 DAYS = 31
@@ -238,7 +247,7 @@ def one_call(sandbox: Sandbox) -> None:
 PAYLOAD = "\"'><img src=x onerror=window.__xss=1><script>window.__xss=1</script>{{ 7|add:7 }}javascript:alert(1)"
 TABLES: tuple[type[models.Model], ...] = (
     *(ProviderCall, CacheEntry, EntryTag, SchemaVersion, UsageBucket, TenantDay),
-    Invalidation,
+    *(Invalidation, Correction),
 )
 # The app's own words, or what an entry in the tiers or a line of the log is found by.
 _KEPT = {"outcome", "namespace", "uid", "supersedes"}
@@ -254,6 +263,8 @@ def hostile(sandbox: Sandbox) -> None:
         with moved(_last_hour(), simulated=False):
             for _ in range(2):
                 llmcache.extract(text, Ingredient, tags=[PAYLOAD], tenant=PAYLOAD, timeout=_PATIENCE)
+    llmcache.flush()
+    corrections.pin(CacheEntry.objects.earliest("pk").key, user=PAYLOAD[:200], note=PAYLOAD)
     llmcache.undo(llmcache.invalidate(tenant=PAYLOAD, subject=PAYLOAD, reason=PAYLOAD), user=PAYLOAD[:200])
     llmcache.invalidate(kind=PAYLOAD[:100], tag=PAYLOAD, subject=PAYLOAD, user=PAYLOAD[:200])
     assert {model for model in apps.get_app_config("llmcache").get_models() if not model._meta.proxy} == set(TABLES)

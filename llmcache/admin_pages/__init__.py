@@ -10,6 +10,12 @@ entry_page    the page of one
 entry_places  where it lies now, in words
 entry_contents  what it holds, once revealed
 entry_export  exporting them
+buttons       the row of buttons on the page of one
+entry_actions  what can be done with them: invalidate, refresh, set the TTL
+entry_changes  how that is done to one after the other, and told
+action_forms  what is asked before
+entry_explain  why a request missed: beside the entry that is nearest to it
+explained     the same in words
 whereabouts   where an entry lies now, asked of every tier within a deadline
 validity      which entries the invalidation log makes void
 contents      the answer and the request of an entry, and as text to read

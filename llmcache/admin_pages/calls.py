@@ -91,6 +91,13 @@ class ProviderCallAdmin(LedgerAdmin):
             Group(_("What it cost"), _cost(call)),
         ]
 
+    def details(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        """Add the way to the page that tells why it was made."""
+        if not self.readable(request, CacheEntry):
+            return super().details(request, row)
+        address = self.address("why", query={"call": row.pk}, of=CacheEntry)
+        return {**super().details(request, row), "why_address": address}
+
     def _asked(self, request: HttpRequest, call: ProviderCall) -> list[Fact]:
         return [
             Fact(_("started"), columns.moment(call.started_at), columns.ago(call.started_at)),

@@ -25,6 +25,7 @@ NARROW_KEY: Final = 8
 _BYTES: Final = 1_024
 _TONES: Final = {
     CacheEntry.State.FRESH: "good",
+    CacheEntry.State.STALE: "warning",
     CacheEntry.State.EXPIRED: "quiet",
     ProviderCall.Outcome.ANSWERED: "good",
     ProviderCall.Outcome.UNDER_WAY: "quiet",
@@ -60,7 +61,7 @@ def badge(text: str, tone: str) -> SafeString:
 def state_badge(entry: CacheEntry, *, void: bool = False) -> SafeString:
     """Return what an entry is good for; ``void``: it was invalidated."""
     state = entry.state
-    if void and state == CacheEntry.State.FRESH:
+    if void and state != CacheEntry.State.EXPIRED:
         return badge(_("invalidated"), "warning")
     return badge(str(state.label), _TONES[state])
 

@@ -9,6 +9,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from llmcache.admin_pages import columns, contents, entry_places, filters
+from llmcache.admin_pages.buttons import Button
 from llmcache.admin_pages.columns import Fact, Group, known, number
 from llmcache.admin_pages.entry_list import TAG
 from llmcache.admin_pages.lists import LedgerAdmin
@@ -27,7 +28,7 @@ class EntryPage(LedgerAdmin):
     """One entry with all that is known of it."""
 
     change_form_template = "admin/llmcache/cacheentry/row.html"
-    invalidate_label = gettext_lazy("Invalidate this answer…")
+    invalidate_label = gettext_lazy("Invalidate…")
 
     def groups(self, request: HttpRequest, row: Any) -> list[Group]:
         """Return the facts of an entry."""
@@ -76,13 +77,21 @@ class EntryPage(LedgerAdmin):
             places = find(runtime, key) if is_ours and key else []
             validity = Validity(runtime)
             # What the tiers hold of this very writing tells it exactly.
-            held = [
-                each.entry for each in places if each.entry is not None and entry_places.is_of_row(each.entry, entry)
-            ]
-            row = validity.void_by(entry, held[0].seen if held else None)
+            held = [each.entry for each in places if each.entry and entry_places.is_of_row(each.entry, entry)]
+            # Another process may have changed it: then memory has the shorter list.
+            row = validity.void_by(entry, max((each.seen for each in held), key=len, default=None))
             found = places, row, validity.view(entry)
             entry._found = found  # type: ignore[attr-defined]
         return found
+
+    def buttons(self, request: HttpRequest, entry: CacheEntry) -> list[Button]:
+        """Return what this user can do with an entry, in the order in which it is offered."""
+        label = self.invalidate_label
+        return [Button("invalidate", label, each["address"]) for each in super().invalidations(request, entry)]
+
+    def invalidations(self, request: HttpRequest, row: Any) -> list[dict[str, Any]]:  # noqa: ARG002
+        """Return none: they are among the buttons."""
+        return []
 
     def conditions(self, row: Any) -> dict[str, str]:
         """Return the key."""
@@ -111,6 +120,7 @@ class EntryPage(LedgerAdmin):
         return {
             **self._places(entry),
             **self._calls(request, entry),
+            "buttons": self.buttons(request, entry),
             "schema_version": version,
             "schema_address": None if version is None else self.address_of(version),
             "schema_text": None if version is None else pretty(version.schema),

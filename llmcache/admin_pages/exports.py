@@ -95,7 +95,7 @@ class Export:
         return {
             "answer": found.answer,
             "request": found.request,
-            "answer_state": "fresh" if "fresh" in states else "expired",
+            "answer_state": next((state for state in ("fresh", "stale") if state in states), "expired"),
         }
 
 
@@ -114,6 +114,7 @@ def facts_of(row: CacheEntry) -> dict[str, Any]:
         "tags": row.tags,
         "written_at": _time(row.written_at),
         "expires_at": _time(row.expires_at),
+        "stale_until": _time(row.stale_until),
         "state": row.state.value,
         "size_bytes": row.size_bytes,
         "latency_ms": row.latency_ms,
@@ -129,6 +130,8 @@ def facts_of(row: CacheEntry) -> dict[str, Any]:
         "last_hit_at": _time(row.last_hit_at),
         "saved_usd": _money(row.saved_usd),
         "simulated": row.simulated,
+        "content_hash": row.content_hash,
+        "components": row.components,
     }
 
 

@@ -212,22 +212,28 @@ class Schema(Choice):
 
 
 class State(Choice):
-    """By what entries are good for now."""
+    """By what entries are good for now, as far as time tells.
 
-    title = gettext_lazy("state")
+    What was invalidated is no choice: it takes the whole log beside each entry to know, and the list tells it of the
+    entries that it shows.
+    """
+
+    title = gettext_lazy("state, by time alone")
     parameter_name = "state"
 
     def offered(self, known: Known) -> Iterable[tuple[str, str]]:  # noqa: ARG002
-        """Return both states."""
+        """Return every state."""
         return [(value, str(label)) for value, label in CacheEntry.State.choices]
 
     def chosen(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
-        """Return the entries that are, or are not, past their time."""
+        """Return the entries that are not past their time, that may be given all the same, or that may not."""
         now = timezone.now()
         if value == CacheEntry.State.FRESH:
             return queryset.filter(Q(expires_at__isnull=True) | Q(expires_at__gt=now))
+        if value == CacheEntry.State.STALE:
+            return queryset.filter(expires_at__lte=now, stale_until__gt=now)
         if value == CacheEntry.State.EXPIRED:
-            return queryset.filter(expires_at__lte=now)
+            return queryset.filter(Q(stale_until__isnull=True) | Q(stale_until__lte=now), expires_at__lte=now)
         return queryset.none()
 
 
@@ -244,6 +250,20 @@ class InForce(Choice):
     def chosen(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
         """Return the invalidations that are, or are not, in force."""
         return queryset.filter(active=value == "in_force") if value in ("in_force", "undone") else queryset.none()
+
+
+class Standing(InForce):
+    """By whether corrections are in force."""
+
+    def offered(self, known: Known) -> Iterable[tuple[str, str]]:  # noqa: ARG002
+        """Return both states."""
+        return [("in_force", _("in force")), ("undone", _("withdrawn"))]
+
+    def chosen(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
+        """Return the corrections that are, or are not, in force."""
+        if value not in ("in_force", "undone"):
+            return queryset.none()
+        return queryset.filter(invalidation__active=value == "in_force")
 
 
 class Outcome(Choice):

@@ -30,7 +30,7 @@ from llmcache.admin_pages.invalidation_form import InvalidationForm
 from llmcache.admin_pages.lists import LedgerAdmin, as_hex, beginning
 from llmcache.engine import process
 from llmcache.exceptions import InvalidRequest
-from llmcache.models import MAX_CONDITION, MAX_NAME, CacheEntry, Invalidation
+from llmcache.models import MAX_CONDITION, MAX_NAME, CacheEntry, Correction, Invalidation
 
 ALIKE_SHOWN: Final = 5
 _WORDS: Final = 80
@@ -203,12 +203,20 @@ class InvalidationAdmin(LedgerAdmin):
         return {
             "can_undo": row.active and self.has_undo_permission(request, row),
             "undo_address": self.address("undo", row.pk),
+            "correction_address": self._correction_address(request, row),
             "other_namespace": here if row.namespace != here else None,
             "alike": [
                 {"address": self.address_of(each), "name": str(each), "made": columns.moment(each.made_at)}
                 for each in self._alike(row)
             ],
         }
+
+    def _correction_address(self, request: HttpRequest, row: Invalidation) -> str | None:
+        """Return the page of the correction that stands by a row; None where there is none to be seen."""
+        if not row.corrects or not self.readable(request, Correction):
+            return None
+        made = Correction.objects.using(self.database()).filter(invalidation=row.pk).first()
+        return None if made is None else self.address_of(made)
 
     def _alike(self, row: Invalidation) -> Iterable[Invalidation]:
         """Return others in force with the same conditions, the newest first."""
@@ -360,12 +368,15 @@ def _wanted(form: InvalidationForm) -> list[Fact]:
 
 
 def _concerned(concerned: llmcache.Invalidated) -> list[Fact]:
-    cost = concerned.cost_usd
+    cost, entries, money = concerned.cost_usd, number(concerned.entries), columns.figures.money(concerned.cost_usd)
+    if concerned.more:
+        entries = _("at least %(number)s") % {"number": entries}
+        money = money if cost is None else _("at least %(number)s") % {"number": money}
     return [
-        Fact(_("entries"), number(concerned.entries), _("as far as the ledger knows, without those that have expired")),
+        Fact(_("entries"), entries, _("as far as the ledger knows, without those that have expired")),
         Fact(
             _("what they have cost"),
-            columns.figures.money(cost),
+            money,
             _("not known of each of them") if cost is None else _("about what it costs to ask for them anew"),
         ),
     ]

@@ -162,7 +162,7 @@ class LedgerAdmin(admin.ModelAdmin):
         """Add the row's facts to its page."""
         if obj is not None:
             context |= {"groups": self.groups(request, obj), **self.details(request, obj)}
-            context |= self._invalidating(request, obj)
+            context["invalidations"] = self.invalidations(request, obj)
         return super().render_change_form(request, context, add, change, form_url, obj)
 
     invalidate_label: Any = gettext_lazy("Invalidate…")
@@ -171,16 +171,23 @@ class LedgerAdmin(admin.ModelAdmin):
         """Return by which conditions the answers that a row is about can be invalidated; none where they cannot."""
         return {}
 
-    def _invalidating(self, request: HttpRequest, row: Any) -> dict[str, Any]:
-        """Return the button that leads to the form with a row's conditions, for who may invalidate."""
-        # What is that long may be cut, and would be another's name.
-        told = {name: value for name, value in self.conditions(row).items() if 0 < len(value) < MAX_NAME}
-        if not told or not self._may_invalidate(request):
-            return {}
-        address = self.address("add", query=told, of=Invalidation)
-        return {"invalidate_address": address, "invalidate_label": self.invalidate_label}
+    def choices(self, row: Any) -> list[tuple[Any, dict[str, str]]]:
+        """Return each way in which these can be invalidated, with what its button is called."""
+        return [(self.invalidate_label, self.conditions(row))]
 
-    def _may_invalidate(self, request: HttpRequest) -> bool:
+    def invalidations(self, request: HttpRequest, row: Any) -> list[dict[str, Any]]:
+        """Return the buttons that lead to the form with a row's conditions, for who may invalidate."""
+        if not self.may_invalidate(request):
+            return []
+        return [
+            {"label": label, "address": self.address("add", query=told, of=Invalidation)}
+            for label, told in self.choices(row)
+            # What is that long may be cut, and would be another's name.
+            if told and all(0 < len(value) < MAX_NAME for value in told.values())
+        ]
+
+    def may_invalidate(self, request: HttpRequest) -> bool:
+        """Return whether this user may invalidate, on this site."""
         try:
             return self.admin_site.get_model_admin(Invalidation).has_add_permission(request)
         except NotRegistered:

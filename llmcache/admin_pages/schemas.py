@@ -42,6 +42,7 @@ class SchemaVersionAdmin(LedgerAdmin):
     search_help_text = gettext_lazy("The beginning of a response type's name, or of a fingerprint.")
     list_select_related = ()
     change_form_template = "admin/llmcache/schemaversion/row.html"
+    invalidate_label = gettext_lazy("Invalidate this response type…")
 
     @admin.display(description=gettext_lazy("response type"))
     def type_column(self, version: SchemaVersion) -> str:
@@ -117,7 +118,7 @@ class SchemaVersionAdmin(LedgerAdmin):
         changes = _changes(version)
         return {
             "schema_text": pretty(version.schema),
-            "changes": [_change(each) for each in changes],
+            "changes": [shown_change(each) for each in changes],
             "cut": len(changes) >= MAX_CHANGES,
             "before": None if before is None else self._named(before),
             "later": [self._named(each) for each in later],
@@ -137,7 +138,8 @@ def _changes(version: SchemaVersion) -> list[dict[str, Any]]:
     return [each for each in kept if isinstance(each, dict)] if isinstance(kept, list) else []
 
 
-def _change(change: dict[str, Any]) -> dict[str, Any]:
+def shown_change(change: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one change between two forms, as a row of a page."""
     kind = str(change.get("change"))
     word, tone = _CHANGES.get(kind, (kind, "quiet"))
     return {

@@ -107,9 +107,13 @@ class UsageBucketAdmin(SumsAdmin):
         ]
         return [Group(_("What was counted"), facts + _clock(bucket)), self.money(bucket), *_latencies(bucket)]
 
-    def conditions(self, row: Any) -> dict[str, str]:
-        """Return the kind and the model."""
-        return {"kind": row.kind, "model": row.model}
+    def choices(self, row: Any) -> list[tuple[Any, dict[str, str]]]:
+        """Return the kind, the model, and the one by the other."""
+        return [
+            (_("Invalidate this kind…"), {"kind": row.kind}),
+            (_("Invalidate this model…"), {"model": row.model}),
+            (_("Invalidate this kind by this model…"), {"kind": row.kind, "model": row.model}),
+        ]
 
 
 class TenantDayAdmin(SumsAdmin):
@@ -120,6 +124,7 @@ class TenantDayAdmin(SumsAdmin):
         "spent_column",
     )
     list_filter = (filters.Tenant, filters.SumOutcome, filters.Simulated)
+    invalidate_label = gettext_lazy("Invalidate this tenant…")
 
     @admin.display(description=gettext_lazy("day (UTC)"), ordering="day")
     def day_column(self, row: TenantDay) -> str:

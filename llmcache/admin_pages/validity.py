@@ -11,6 +11,7 @@ from llmcache.engine.corrected import HUMAN, PINNED
 from llmcache.engine.log_copy import LogCopy, Valid, View, view_of
 from llmcache.engine.predicates import Facts
 from llmcache.engine.runtime import Runtime
+from llmcache.invalidation_rows import without_rewriting
 from llmcache.models import CacheEntry, Invalidation
 
 CORRECTED: Final = (HUMAN, PINNED)
@@ -67,7 +68,7 @@ class Validity:
         missing = [row for row in view.rows if seen is None or not View((row,), view.seen).admits(seen)]
         rows = Invalidation.objects.using(self._using).filter(uid__in=_names(missing or view.rows))
         if seen is None:
-            rows = rows.filter(made_at__gte=entry.written_at)
+            rows = without_rewriting(rows.filter(made_at__gte=entry.written_at))
         return rows.order_by("-pk").first()
 
     def void(self, entries: Iterable[CacheEntry]) -> set[int]:
@@ -80,7 +81,7 @@ class Validity:
         names = {name for _at, wanted in about.values() for name in wanted}
         if not names:
             return withdrawn
-        rows = Invalidation.objects.using(self._using).filter(uid__in=sorted(names)[:MOST_ROWS])
+        rows = without_rewriting(Invalidation.objects.using(self._using).filter(uid__in=sorted(names)[:MOST_ROWS]))
         made: dict[str, datetime] = dict(rows.values_list("uid", "made_at"))
         void = {pk for pk, (at, wanted) in about.items() if any(name in made and made[name] >= at for name in wanted)}
         return withdrawn | void

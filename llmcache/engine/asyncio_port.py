@@ -19,6 +19,7 @@ from llmcache.engine.background import Errand
 from llmcache.engine.call import Attempt, Call
 from llmcache.engine.corrected import Corrected
 from llmcache.engine.flights import ABANDONED, Flight, Landing
+from llmcache.engine.landings import LED_ALONE, Turned
 from llmcache.engine.log_copy import Judge, View
 from llmcache.engine.ports import INTERRUPTED, PortBase, rejected_facts
 from llmcache.envelope import Entry
@@ -59,8 +60,13 @@ class AsyncioPort(PortBase):
             return self.view_now(call)
         return await workers.files.run(partial(self.view_now, call))
 
-    async def read(self, call: Call, judge: Judge) -> Found | None:
+    async def read(self, call: Call, judge: Judge, *, again: bool = False) -> Found | None:
         tiers = self._runtime.tiers
+        if again and self._runtime.lease_tier is not None:
+            with self._spending:
+                if len(tiers.below) == 1:
+                    return tiers.read_memory(call.key, call.oldest, judge, call.stalest)
+                return await workers.files.run(partial(self.look_again, call, judge))
         found = tiers.read_memory(call.key, call.oldest, judge, call.stalest)
         if not tiers.below or (found is not None and not found.is_stale):
             return found
@@ -81,9 +87,23 @@ class AsyncioPort(PortBase):
         with self._spending:
             return await workers.files.run(partial(self._runtime.tiers.read_rest, entry))
 
-    async def write(self, entry: Entry, rest: bytes, request: bytes | None) -> None:
+    async def write(self, entry: Entry, rest: bytes, request: bytes | None, flight: Flight | None = None) -> bool:
         with self._spending:
-            await workers.files.run(partial(self._runtime.tiers.write, entry, rest, request))
+            return await workers.files.run(partial(self.write_tiers, flight, entry, rest, request))
+
+    async def take(self, call: Call, flight: Flight, judge: Judge, until: float) -> Turned:
+        if self._runtime.leases is None:
+            return LED_ALONE
+        self._go_on()
+        with self._spending:
+            return await workers.files.run(partial(self.take_turn, call, flight, judge, until))
+
+    def land(self, flight: Flight, landing: Landing) -> None:
+        self.end_flight(flight, landing, here=False)
+
+    async def idle(self, seconds: float) -> None:
+        self._go_on()
+        await asyncio.sleep(seconds)
 
     def flight(self, flight_id: bytes) -> Flight:
         return Flight(flight_id, _TaskLeader(asyncio.current_task()))

@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
 
+from llmcache.engine.leases import Lease, Turn
 from llmcache.envelope import Entry
 from llmcache.exceptions import LLMCacheError
 
@@ -41,7 +42,7 @@ class Leader(Protocol):
 class Flight:
     """A provider call under way, or about to be. Led by this thread, unless by another leader."""
 
-    __slots__ = ("id", "landed", "landing", "leader", "watchers")
+    __slots__ = ("id", "landed", "landing", "leader", "lease", "turn", "watchers")
 
     def __init__(self, flight_id: bytes, leader: Leader | None = None) -> None:
         self.id = flight_id
@@ -49,6 +50,9 @@ class Flight:
         self.landed = threading.Event()
         self.landing = ABANDONED
         self.watchers: list[Callable[[], None]] = []
+        self.turn: Turn | None = None
+        """Its attempts to lead over all processes; None before the first."""
+        self.lease: Lease | None = None
 
 
 _led: ContextVar[tuple[Flight, ...]] = ContextVar("llmcache_led", default=())

@@ -29,6 +29,7 @@ from pydantic import ValidationError
 from llmcache.engine.call import Answered, Attempt, Call, Outcome, Reason, Spent
 from llmcache.engine.corrected import Corrected
 from llmcache.engine.flights import ABANDONED, Flight, Landing
+from llmcache.engine.landings import Turned
 from llmcache.engine.lifetimes import lasting
 from llmcache.engine.log_copy import NOTHING, Judge, View
 from llmcache.envelope import Entry
@@ -51,6 +52,9 @@ from llmcache.tiers.stack import Found
 
 _FIRST_BACKOFF: Final = 0.5
 _LONGEST_BACKOFF: Final = 8.0
+_FIRST_POLL: Final = 0.02
+_LONGEST_POLL: Final = 0.2
+"""Seconds between two looks whether another process is still asking, and whether it has answered."""
 
 
 class Port(Protocol):
@@ -68,8 +72,15 @@ class Port(Protocol):
         """Return the rows of the invalidation log that are in force for a call, as they are known to be now."""
         ...
 
-    async def read(self, call: Call, judge: Judge) -> Found | None:
-        """Return the fastest tier's usable entry that is not void; a stale one where no other is there."""
+    async def read(self, call: Call, judge: Judge, *, again: bool = False) -> Found | None:
+        """Return the fastest tier's usable entry that is not void; a stale one where no other is there.
+
+        ``again``: by who is about to take a lease, which looks into the tier where that lies.
+        """
+        ...
+
+    async def take(self, call: Call, flight: Flight, judge: Judge, until: float) -> Turned:
+        """Try to lead a flight over all processes."""
         ...
 
     def refresh(self, call: Call) -> None:
@@ -100,8 +111,8 @@ class Port(Protocol):
         """Return the request to be kept beside the answer, as JSON; None where none is to be."""
         ...
 
-    async def write(self, entry: Entry, rest: bytes, request: bytes | None) -> None:
-        """Keep an entry in every tier."""
+    async def write(self, entry: Entry, rest: bytes, request: bytes | None, flight: Flight | None = None) -> bool:
+        """Keep an entry in every tier; False, and nowhere, where another process has led its flight meanwhile."""
         ...
 
     def flight(self, flight_id: bytes) -> Flight:
@@ -121,7 +132,11 @@ class Port(Protocol):
         ...
 
     def land(self, flight: Flight, landing: Landing) -> None:
-        """End a flight."""
+        """End a flight, and the lease that it has over all processes."""
+        ...
+
+    async def idle(self, seconds: float) -> None:
+        """Let time pass before the next attempt to lead."""
         ...
 
     async def make_ready(self, call: Call) -> None:
@@ -243,13 +258,19 @@ async def _corrected(call: Call, port: Port, view: View, *, looked: bool) -> Ans
     return Answered(value, "hit", None, None, entry, rest)
 
 
-async def _look(call: Call, port: Port, view: View) -> tuple[Answered | None, Reason]:
+async def _look(call: Call, port: Port, view: View, *, again: bool = False) -> tuple[Answered | None, Reason]:
     if not view.is_confirmed:
         return None, "unconfirmed"
     judge = Judge(view)
-    found = await port.read(call, judge)
+    found = await port.read(call, judge, again=again)
     if found is None:
         return None, "invalidated" if judge.refused else "not_found"
+    return await _judged(call, port, found)
+
+
+@sensitive_variables()
+async def _judged(call: Call, port: Port, found: Found) -> tuple[Answered | None, Reason]:
+    """Return the answer that an entry gives to a call; None for one that does not do for it."""
     rest: bytes | None = None
     if call.needs_completion:
         rest = await port.read_rest(found.entry)
@@ -282,7 +303,7 @@ async def _follow(call: Call, port: Port, deadline: float, flight: Flight) -> An
     if landing.error is not None:
         # What the leader's attempts cost is told by the leader's error alone: told twice, it would be counted twice.
         raise landing.error.again().add(attempts=0, cost_usd=Decimal(0))
-    if landing.entry is None:
+    if landing.entry is None or (call.needs_completion and not landing.rest):
         return None
     try:
         value = call.plan.validate(landing.entry.answer)
@@ -304,11 +325,16 @@ async def _fly(call: Call, port: Port, deadline: float, view: View) -> Answered 
         reason: Reason = "refresh"
         if call.cache != "refresh":
             # Another caller may have stored the answer between our look and our boarding.
-            answered, reason = await _look(call, port, view)
+            answered, reason = await _look(call, port, view, again=True)
             if answered is not None and answered.outcome == "hit":
                 return answered
-        leader = _Leader(call, port, deadline, reason, view)
+        leader = _Leader(call, port, deadline, reason, view, own)
         try:
+            answered = await leader.wait_for_others()
+            if answered is not None:
+                if answered.outcome == "collapsed":
+                    landing = Landing(answered.entry, answered.rest or b"")
+                return answered
             answered = await leader.fly()
         except LLMCacheError as error:
             # A leader's deadline is its own: who waited has its own time to try in.
@@ -328,8 +354,11 @@ async def _fly(call: Call, port: Port, deadline: float, view: View) -> Answered 
 class _Leader:
     """The attempts of one call that asks the provider itself."""
 
-    def __init__(self, call: Call, port: Port, deadline: float, reason: Reason, view: View) -> None:
+    def __init__(
+        self, call: Call, port: Port, deadline: float, reason: Reason, view: View, flight: Flight | None = None
+    ) -> None:
         self.view = view
+        self.flight = flight
         self.call = call
         self.port = port
         self.deadline = deadline
@@ -342,6 +371,41 @@ class _Leader:
 
     def landing(self) -> Landing:
         return ABANDONED if self.last is None else Landing(self.last, self.rest)
+
+    @sensitive_variables()
+    async def wait_for_others(self) -> Answered | None:
+        """Return what another process has stored, waited for if it is asking; None when this one is to ask."""
+        call, port, flight = self.call, self.port, self.flight
+        assert flight is not None
+        judge, pause, outcome = Judge(self.view), _FIRST_POLL, "hit"
+        while True:
+            # Who cannot tell whether an entry is void has none of others' either.
+            turned = await port.take(call, flight, judge, self.deadline)
+            if turned.state in ("led", "alone"):
+                if judge.refused and self.reason == "not_found":
+                    self.reason = "invalidated"
+                return None
+            if turned.error is not None:
+                raise turned.error
+            if turned.found is not None:
+                answered, reason = await _judged(call, port, turned.found)
+                if answered is not None:
+                    return replace(answered, outcome=outcome)
+                self.reason = reason
+                continue
+            outcome = "collapsed"
+            left = self.deadline - port.now()
+            if left <= 0:
+                # A limit of this call's own: others of its process have their own time to wait in.
+                self.out_of_time = True
+                raise self._failed(
+                    FlightTimeout(
+                        f"Another process has been asking for the same request for the whole timeout of "
+                        f"{call.timeout:g} s. Raise timeout= or LLMCACHE['TIMEOUT']."
+                    )
+                )
+            await port.idle(min(pause * (0.75 + 0.5 * port.jitter()), left))
+            pause = min(1.5 * pause, _LONGEST_POLL)
 
     @sensitive_variables()
     async def fly(self) -> Answered:
@@ -369,8 +433,8 @@ class _Leader:
                         entry = self.last = lasting(call, entry, ttl)
                     if call.stores and ttl != 0 and (await port.view(call)).may_keep(entry.seen):
                         request = port.kept_request(call)
-                        await port.write(entry, reply.rest, request)
-                        await port.record_stored(call, call_id, entry, len(reply.rest) + len(request or b""))
+                        if await port.write(entry, reply.rest, request, self.flight):
+                            await port.record_stored(call, call_id, entry, len(reply.rest) + len(request or b""))
                     outcome = "miss" if call.stores else "bypass"
                     return Answered(value, outcome, self.reason, None, entry, reply.rest, self.spent)
             await port.record_rejected(call_id, errors)

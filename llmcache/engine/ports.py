@@ -10,6 +10,7 @@ import json
 import random
 import uuid
 from collections.abc import Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from django.views.decorators.debug import sensitive_variables
@@ -19,6 +20,8 @@ from llmcache.engine import departures
 from llmcache.engine.call import Attempt, Call, Spent
 from llmcache.engine.corrected import Corrected, HumanAnswer, corrected_of
 from llmcache.engine.flights import ABANDONED, Flight, Landing
+from llmcache.engine.landings import LED_ALONE, Turned, error_of, outcome_of
+from llmcache.engine.leases import ANY, HEAD_BYTES, Turn
 from llmcache.engine.lifetimes import FOREVER, lasting
 from llmcache.engine.log_copy import Judge, View, mark_of
 from llmcache.envelope import UNKNOWN_COST, Entry
@@ -91,6 +94,40 @@ class PortBase:
         judges = [Judge(now, _without_correction(log.view(key, call.facts))) for key in call.older_keys]
         return older.find(call.key, call.older_keys, call.oldest, judges)
 
+    def look_again(self, call: Call, judge: Judge) -> Found | None:
+        """Return what ``read_tiers`` does, without the tier that is looked into when a lease is taken there."""
+        return self._runtime.tiers.read(call.key, call.oldest, judge, call.stalest, but=self._runtime.lease_tier)
+
+    def take_turn(self, call: Call, flight: Flight, judge: Judge, until: float) -> Turned:
+        """Try to lead a flight over all processes. It may take time."""
+        runtime, turn = self._runtime, flight.turn
+        if runtime.leases is None:
+            return LED_ALONE
+        if turn is None:
+            names = runtime.tiers.flight_names(call.key, flight.id[len(call.key) :])
+            turn = flight.turn = Turn(names, ANY if call.cache == "refresh" else b"")
+        while True:
+            reply, flight.lease = runtime.leases.take(turn, until)
+            if reply.state != "found":
+                return Turned(reply.state, error_of(call, reply.data) if reply.state == "failed" else None)
+            turn.refused = reply.data[:HEAD_BYTES]
+            tier = runtime.lease_tier
+            found = tier and runtime.tiers.adopt(reply.data, call.key, tier.name, call.oldest, judge)
+            if isinstance(found, Found):
+                return Turned("found", found=found)
+
+    def write_tiers(self, flight: Flight | None, entry: Entry, rest: bytes, request: bytes | None) -> bool:
+        """Keep an entry in every tier; False where another process has led this flight meanwhile."""
+        leases, lease = self._runtime.leases, None if flight is None else flight.lease
+        publish = None if leases is None or lease is None else partial(leases.publish, lease)
+        return self._runtime.tiers.write(entry, rest, request, publish, self._runtime.lease_tier)
+
+    def end_flight(self, flight: Flight, landing: Landing, *, here: bool) -> None:
+        """End a flight, and its lease, in this thread or in another."""
+        if self._runtime.leases is not None and flight.lease is not None:
+            self._runtime.leases.end(flight.lease, outcome_of(landing.error), here=here)
+        self._runtime.flights.land(flight, landing)
+
     def refresh(self, call: Call) -> None:
         self._runtime.refreshes.start(self._runtime, call)
 
@@ -108,9 +145,6 @@ class PortBase:
 
     def leads_itself(self, flight: Flight) -> bool:
         return self._runtime.flights.leads_itself(flight)
-
-    def land(self, flight: Flight, landing: Landing) -> None:
-        self._runtime.flights.land(flight, landing)
 
     def entry(self, call: Call, reply: Reply, spent: Spent, seconds: float, seen: bytes) -> Entry:
         return entry_of(call, reply, spent, seconds, self._clock.wall(), seen)
@@ -179,9 +213,13 @@ class BlockingPort(PortBase):
     async def view(self, call: Call) -> View:
         return self.view_now(call)
 
-    async def read(self, call: Call, judge: Judge) -> Found | None:
+    async def read(self, call: Call, judge: Judge, *, again: bool = False) -> Found | None:
         with self._spending:
-            return self.read_tiers(call, judge)
+            return self.look_again(call, judge) if again else self.read_tiers(call, judge)
+
+    async def take(self, call: Call, flight: Flight, judge: Judge, until: float) -> Turned:
+        with self._spending:
+            return self.take_turn(call, flight, judge, until)
 
     @sensitive_variables()
     async def corrected(self, call: Call, view: View) -> Corrected | None:
@@ -192,9 +230,9 @@ class BlockingPort(PortBase):
         with self._spending:
             return self._runtime.tiers.read_rest(entry)
 
-    async def write(self, entry: Entry, rest: bytes, request: bytes | None) -> None:
+    async def write(self, entry: Entry, rest: bytes, request: bytes | None, flight: Flight | None = None) -> bool:
         with self._spending:
-            self._runtime.tiers.write(entry, rest, request)
+            return self.write_tiers(flight, entry, rest, request)
 
     def flight(self, flight_id: bytes) -> Flight:
         return Flight(flight_id)
@@ -207,6 +245,12 @@ class BlockingPort(PortBase):
             if self._clock.monotonic() >= until:
                 return None
         return flight.landing
+
+    def land(self, flight: Flight, landing: Landing) -> None:
+        self.end_flight(flight, landing, here=True)
+
+    async def idle(self, seconds: float) -> None:
+        self._clock.sleep(seconds)
 
     async def make_ready(self, call: Call) -> None:
         departures.make_ready(call, self._runtime.settings)

@@ -7,7 +7,7 @@ import sys
 import threading
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from django.db import DEFAULT_DB_ALIAS, connections
 
@@ -17,6 +17,7 @@ from llmcache.correction_rows import CorrectionRows
 from llmcache.engine import isolation
 from llmcache.engine.counts import Counts
 from llmcache.engine.flights import Flights
+from llmcache.engine.leases import Leases
 from llmcache.engine.log import Board, Log
 from llmcache.engine.refreshes import Refreshes
 from llmcache.engine.schemas import Schemas
@@ -32,8 +33,12 @@ from llmcache.providers.openai_provider import OpenAIProvider
 from llmcache.sealing import seals_of
 from llmcache.tenancy import configured_tenancy
 from llmcache.tiers.configured import configured_tiers
+from llmcache.tiers.base import ByteTier
 from llmcache.tiers.older_entries import OlderEntries
 from llmcache.tiers.stack import TierStack
+
+if TYPE_CHECKING:
+    from llmcache.tiers.redis_tier import RedisTier
 
 _STOP_SECONDS: Final = 2.0
 
@@ -69,6 +74,7 @@ class Runtime:
         memory = self.tiers.memory
         self.memory = memory.store if memory else None
         self.memory_name = memory.name if memory else None
+        self.leases, self.lease_tier = _leases(settings, self.tiers, self.clock)
         self.flights = Flights()
         self.refreshes = Refreshes(self.clock.monotonic)
         self.journal = Journal(
@@ -164,6 +170,8 @@ class Runtime:
         self.log.reset_after_fork()
         self.corrections.reset_after_fork()
         self.refreshes.reset_after_fork()
+        if self.leases is not None:
+            self.leases.reset_after_fork()
         self.writer.reset_after_fork()
         if self.ledger_sync is not None:
             self.ledger_sync.reset_after_fork()
@@ -198,16 +206,31 @@ def _log(settings: conf.Settings, namespace: str, tiers: TierStack, clock: Clock
     )
 
 
+def _leases(settings: conf.Settings, tiers: TierStack, clock: Clock) -> tuple[Leases | None, ByteTier | None]:
+    """Return where processes tell each other which of them asks, and the tier that this is."""
+    redis = _redis(tiers)
+    if redis is not None:
+        from llmcache.tiers.redis_leases import RedisLeases
+
+        return Leases(RedisLeases(redis), settings.lease, clock.monotonic), redis
+    return None, None
+
+
 def _board(tiers: TierStack, namespace: str) -> Board | None:
-    # Who has a Redis tier has its module loaded; without redis-py it cannot be.
+    redis = _redis(tiers)
+    if redis is None:
+        return None
+    from llmcache.tiers.log_board import RedisBoard
+
+    return RedisBoard(redis, namespace)
+
+
+def _redis(tiers: TierStack) -> RedisTier | None:
+    """Return the fastest of the tiers that is a Redis."""
+    # Who has one has its module loaded; without redis-py it cannot be.
     module = sys.modules.get("llmcache.tiers.redis_tier")
     below: tuple[Any, ...] = tiers.below
-    for tier in below:
-        if module is not None and isinstance(tier, module.RedisTier):
-            from llmcache.tiers.log_board import RedisBoard
-
-            return RedisBoard(tier, namespace)
-    return None
+    return next((tier for tier in below if module is not None and isinstance(tier, module.RedisTier)), None)
 
 
 def _journal_folder(settings: conf.Settings, test: str | None) -> Path:

@@ -46,6 +46,10 @@ class TooSlowError(Exception):
     """The operations of one call have taken all the time that it has for them."""
 
 
+class LeftAloneError(Exception):
+    """The server was down a moment ago, and is not asked."""
+
+
 class _Server:
     """One Redis: its connections, and whether it is left alone."""
 
@@ -180,6 +184,30 @@ class RedisTier(DjangoTier):
             server.ask("DEL", name)
         except Exception as error:  # noqa: BLE001
             self._fault(self._writes, server, error)
+
+    def named(self, key: str) -> str:
+        """Return what a key is called in Redis."""
+        return self._name_of(key)
+
+    def server_number(self, key: str) -> int:
+        """Return a number that keys have alike which lie on one server."""
+        return id(self._place(key)[0])
+
+    def command(self, of: str, *command: Any) -> Any:
+        """Return the reply to a command, given to the server where a key lies.
+
+        Raises what the client raises, and ``LeftAloneError`` for a server that is left alone.
+        """
+        server, _ = self._place(of)
+        if server.breaker.is_open:
+            raise LeftAloneError
+        try:
+            return _ask(server, *command)
+        except ResponseError:
+            raise
+        except Exception as error:
+            self._fault(self._writes, server, error)
+            raise
 
     def close(self) -> None:
         """Close this process's connections; the next use opens one."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from llmcache import envelope, keys, workers
 from llmcache.clock import Clock
+from llmcache.engine.leases import Names
 from llmcache.envelope import Entry, Opened
 from llmcache.sealing import NO_SEAL, Seal
 from llmcache.tiers.base import ByteTier, TierState
@@ -20,8 +21,12 @@ from llmcache.tiers.django_tier import DjangoTier
 from llmcache.tiers.memory import MemoryStore
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llmcache.engine.counts import Tally
     from llmcache.engine.log_copy import Judge
+
+    Publish = Callable[[bytes, bytes, float | None], bool]
 
 # What a held entry takes beside its answer and its meta facts: the objects `Held` and `Entry` with their floats and
 # the key, by sys.getsizeof on CPython 3.11.
@@ -149,8 +154,10 @@ class TierStack:
             return Found(held.entry, name, not is_fresh)
         return None
 
-    def read(self, key: bytes, max_age: float, judge: Judge | None = None, stalest: float = 0) -> Found | None:
-        """Return the fastest tier's entry that has not expired and is younger than ``max_age`` seconds.
+    def read(
+        self, key: bytes, max_age: float, judge: Judge | None = None, stalest: float = 0, *, but: object = None
+    ) -> Found | None:
+        """Return the fastest tier's entry, ``but`` one's, that has not expired and is younger than ``max_age`` seconds.
 
         Where there is none, the youngest that may be given as a stale one and is younger than ``stalest`` seconds.
         Without a ``judge`` one that is void is returned too.
@@ -158,15 +165,22 @@ class TierStack:
         found = self.read_memory(key, max_age, judge, stalest)
         if found is not None and not found.is_stale:
             return found
-        return younger(found, self.read_below(key, max_age, judge, stalest))
+        return younger(found, self.read_below(key, max_age, judge, stalest, but=but))
 
     def read_below(
-        self, key: bytes, max_age: float, judge: Judge | None = None, stalest: float = 0, *, start: int = 0
+        self,
+        key: bytes,
+        max_age: float,
+        judge: Judge | None = None,
+        stalest: float = 0,
+        *,
+        start: int = 0,
+        but: object = None,
     ) -> Found | None:
         """Return what ``read`` does where memory has nothing, nor the first ``start`` of the other tiers."""
         name, stale = self._name(key), None
         for depth, tier in enumerate(self.below[start:], start):
-            data = tier.get(name)
+            data = None if tier is but else tier.get(name)
             found = None if data is None else self._found(tier.name, data, key, max_age, stalest)
             # What is void here may have been asked for anew by who wrote to a slower tier.
             if data is None or found is None or not (judge is None or judge.admits(found.entry.seen)):
@@ -234,18 +248,46 @@ class TierStack:
             tier.set(name, data, left)
         self._hold(entry, None)
 
-    def write(self, entry: Entry, rest: bytes, request: bytes | None = None) -> None:
-        """Keep an entry and, beside it, the completion without its answer and the request, in every tier."""
+    def write(
+        self, entry: Entry, rest: bytes, request: bytes | None = None, publish: Publish | None = None, of: object = None
+    ) -> bool:
+        """Keep an entry and, beside it, the completion without its answer and the request, in every tier.
+
+        ``publish`` keeps it in the place where its lease lies, which is the tier ``of``, if it is one. Where the lease
+        does not allow that, because another process has led meanwhile, no tier gets it, and this is False.
+        """
         left = self._left(entry)
         name, more = self._name(entry.key), self._more(entry.key)
         supplement = self._supplement(entry, rest, request)
-        # Memory first: a caller of this process that looks again after this flight has landed finds it there.
+        data = envelope.encode(entry, secret=self._seal.mac) if self.below else b""
+        published = None
+        if publish is not None:
+            try:
+                published = publish(data, supplement, left)
+            except Exception:  # noqa: BLE001  # of whatever store: it is written as it would be without a lease
+                published = None
+        if published is False:
+            return False
+        # Memory before the others: who looks again after this flight has landed finds it there.
         self._hold(entry, None if self.below else supplement)
-        if self.below:
-            data = envelope.encode(entry, secret=self._seal.mac)
-            for tier in self.below:
+        for tier in self.below:
+            if published is None or tier is not of:
                 tier.set(more, supplement, left)
                 tier.set(name, data, left)
+        return True
+
+    def flight_names(self, key: bytes, seen: bytes) -> Names:
+        """Return what the things of a flight are called in the tiers."""
+        lease = keys.lease_key(self._namespace, key, seen, self._seal.id)
+        return Names(self._name(key), self._more(key), lease)
+
+    def adopt(self, data: bytes, key: bytes, tier: str, max_age: float, judge: Judge) -> Found | None:
+        """Return the fresh entry that these bytes of a tier hold, and keep it in memory; None for any other."""
+        found = self._found(tier, data, key, max_age, 0.0)
+        if found is None or found.is_stale or not judge.admits(found.entry.seen):
+            return None
+        self._hold(found.entry, None)
+        return found
 
     def read_rest(self, entry: Entry) -> bytes | None:
         """Return the completion without its answer that was kept beside this very entry, or None when it is gone."""

@@ -68,6 +68,11 @@ def answer(info: llmcache.Extraction[Any]) -> Answer:
     return Answer(outcome=info.outcome, told=_told(info), type=name, fields=_fields(info.value), facts=_facts(info))
 
 
+def in_a_line(value: BaseModel) -> str:
+    """Return what a value says, its fields in their order."""
+    return _shown(value) or "nothing"
+
+
 def _told(info: llmcache.Extraction[Any]) -> str:
     if info.outcome == "hit":
         return f"The answer was {_WHERE.get(str(info.tier), f'in {info.tier}')}. Nobody was asked."

@@ -81,7 +81,19 @@ def pages() -> dict[str, str]:
     for name, row in rows.items():
         if row is not None and f"llmcache_{row._meta.model_name}_change" in _names():
             found[name] = reverse(f"admin:llmcache_{row._meta.model_name}_change", args=[row.pk])
+    missed = _asked_in_two_forms()
+    if missed is not None and "llmcache_cacheentry_why" in _names():
+        found["why"] = f"{reverse('admin:llmcache_cacheentry_why')}?key={missed.key}"
     return found
+
+
+def _asked_in_two_forms() -> CacheEntry | None:
+    """Return the newest entry whose text was asked with another schema too."""
+    entries = CacheEntry.objects.order_by("-written_at", "-pk")
+    for entry in entries.filter(kind="inbox"):
+        if entries.filter(content_hash=entry.content_hash).exclude(schema=entry.schema).exists():
+            return entry
+    return entries.first()
 
 
 def _names() -> set[str]:

@@ -23,6 +23,7 @@ PAGES: dict[str, tuple[str, str | None, str]] = {
     "admin-dashboard": ("month", "admin", "/admin/llmcache/dashboard/"),
     "entries": ("month", "admin", "/admin/llmcache/cacheentry/"),
     "entry": ("month", "admin", "entry"),
+    "why": ("month", "admin", "why"),
     "calls": ("month", "admin", "/admin/llmcache/providercall/"),
     "call": ("month", "admin", "call"),
     "hours": ("month", "admin", "/admin/llmcache/usagebucket/"),

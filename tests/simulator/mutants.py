@@ -38,8 +38,8 @@ class FastTierHides(SimulatedPort):
 class LooksOnce(SimulatedPort):
     """Asks the provider without another look after boarding: the answer may have arrived in between."""
 
-    async def read(self, call: Call, judge: Judge) -> Found | None:
-        return None if self._flight_id is not None else await super().read(call, judge)
+    async def read(self, call: Call, judge: Judge, *, again: bool = False) -> Found | None:
+        return None if self._flight_id is not None else await super().read(call, judge, again=again)
 
 
 class NeverChecks(SimulatedPort):

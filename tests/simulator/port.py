@@ -10,6 +10,7 @@ from llmcache import envelope, keys
 from llmcache.clock import Clock
 from llmcache.engine.call import Answered, Attempt, Call, Spent
 from llmcache.engine.flights import ABANDONED, Flight, Flights, Landing
+from llmcache.engine.landings import LED_ALONE, Turned
 from llmcache.engine.log import WAIT_SECONDS, Log
 from llmcache.engine.log_copy import NOTHING, Judge, View
 from llmcache.engine.policy import resolve
@@ -168,7 +169,7 @@ class SimulatedPort:
         await step(f"knows {_numbers(view.seen)}{'' if is_confirmed else ', unconfirmed'}")
         return view
 
-    async def read(self, call: Call, judge: Judge) -> Found | None:
+    async def read(self, call: Call, judge: Judge, *, again: bool = False) -> Found | None:
         changes = self.process.tier.changes
         found = self.process.tiers.read_memory(call.key, call.max_age, judge)
         if found is None:
@@ -196,10 +197,17 @@ class SimulatedPort:
     def kept_request(self, call: Call) -> bytes | None:
         return None
 
-    async def write(self, entry: Entry, rest: bytes, request: bytes | None) -> None:
+    async def write(self, entry: Entry, rest: bytes, request: bytes | None, flight: Flight | None = None) -> bool:
         await step(f"is about to keep #{_answer(entry)}")
         self.process.tiers.write(entry, rest, request)
         await step("has kept it")
+        return True
+
+    async def take(self, call: Call, flight: Flight, judge: Judge, until: float) -> Turned:
+        return LED_ALONE
+
+    async def idle(self, seconds: float) -> None:
+        await step("waits for its turn", seconds)
 
     def flight(self, flight_id: bytes) -> Flight:
         self._flight_id = flight_id

@@ -6,13 +6,25 @@ from typing import Any
 from uuid import UUID
 
 from django.db import models
+from django.utils import timezone
 from pydantic import BaseModel
 
 import llmcache
-from llmcache.models import CacheEntry, Invalidation, ProviderCall, SchemaVersion, TenantDay, UsageBucket
+from llmcache.engine import process
+from llmcache.models import (
+    CacheEntry,
+    Correction,
+    Invalidation,
+    ProviderCall,
+    SchemaVersion,
+    TenantDay,
+    UsageBucket,
+)
 from llmcache.testing.sandbox import Sandbox
 
-MODELS: tuple[type[models.Model], ...] = (CacheEntry, ProviderCall, UsageBucket, TenantDay, SchemaVersion, Invalidation)
+MODELS: tuple[type[models.Model], ...] = (
+    *(CacheEntry, ProviderCall, UsageBucket, TenantDay, SchemaVersion, Invalidation, Correction),
+)
 
 
 class Ticket(BaseModel):
@@ -42,6 +54,15 @@ def ask(sandbox: Sandbox, text: str = "Zoë writes", times: int = 1, **options: 
     return CacheEntry.objects.get(key=info.key)
 
 
+def a_correction(key: str = "ab" * 32, **fields: Any) -> Correction:
+    """Make a correction of an answer that nobody asks for."""
+    namespace, at = process.current().namespace, timezone.now()
+    uid = hashlib.sha256(key.encode()).hexdigest()[:32]
+    row = Invalidation.objects.create(uid=uid, namespace=namespace, key=key, made_at=at, corrects=True)
+    told = {"kind": "another", "response_type": "Another", "schema": "", "model": "openai/gpt-5", "answer": "{}"}
+    return Correction.objects.create(invalidation=row, namespace=namespace, key=key, made_at=at, **{**told, **fields})
+
+
 def copies(row: models.Model, count: int) -> None:
     """Add rows that differ from one in what has to be unique."""
     made = []
@@ -61,5 +82,10 @@ def copies(row: models.Model, count: int) -> None:
         for name in ("kind", "tenant"):
             if isinstance(each, UsageBucket | TenantDay) and hasattr(each, name):
                 setattr(each, name, f"{name} {number}")
+        if isinstance(each, Correction):
+            line = Invalidation.objects.get(correction=row.pk)
+            line.pk, line.uid = None, digits[:32]
+            line.save(force_insert=True)
+            each.invalidation = line
         made.append(each)
     type(row)._default_manager.bulk_create(made)

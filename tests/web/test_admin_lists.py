@@ -16,7 +16,7 @@ import llmcache
 from llmcache.admin_pages import counting
 from llmcache.models import CacheEntry, ProviderCall, SchemaVersion
 from llmcache.testing.sandbox import Sandbox
-from tests.web.ledger_rows import MODELS, ask, copies
+from tests.web.ledger_rows import MODELS, a_correction, ask, copies
 from tests.web.page import Page
 
 pytestmark = pytest.mark.django_db
@@ -29,6 +29,7 @@ MOST_QUERIES = 10
 def something_invalidated() -> None:
     """A row of the log, which is about no answer that these tests ask for."""
     llmcache.invalidate(kind="another", reason="by mistake")
+    a_correction()
 
 
 def list_of(model: type[models.Model], site: str = "admin") -> str:
@@ -225,6 +226,7 @@ def test_the_index_calls_it_llm_cache(admin_client: Client) -> None:
         "LLM cache",
         "Cache entries",
         "Invalidations",
+        "Corrections",
         "Days of tenants",
         "Hours of usage",
         "Provider calls",

@@ -15,7 +15,7 @@ from django.urls import reverse
 import llmcache
 from llmcache.engine import process
 from llmcache.keys import storage_key
-from llmcache.models import CacheEntry, Invalidation, ProviderCall, SchemaVersion, TenantDay, UsageBucket
+from llmcache.models import CacheEntry, Correction, Invalidation, ProviderCall, SchemaVersion, TenantDay, UsageBucket
 from llmcache.testing.sandbox import Sandbox
 from tests import rows
 
@@ -37,7 +37,7 @@ PERIODS: tuple[dict[str, str], ...] = (
     {"from": "2026-W01-1", "to": "20261121"},
     {"period": "7d", "from": "2026-11-01"},
 )
-MODELS = (CacheEntry, ProviderCall, UsageBucket, TenantDay, SchemaVersion, Invalidation)
+MODELS = (CacheEntry, ProviderCall, UsageBucket, TenantDay, SchemaVersion, Invalidation, Correction)
 
 
 @pytest.fixture

@@ -15,12 +15,21 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from llmcache.models import CacheEntry, EntryTag, Invalidation, ProviderCall, SchemaVersion, TenantDay, UsageBucket
+from llmcache.models import (
+    CacheEntry,
+    Correction,
+    EntryTag,
+    Invalidation,
+    ProviderCall,
+    SchemaVersion,
+    TenantDay,
+    UsageBucket,
+)
 
 pytestmark = pytest.mark.django_db
 
 MOST = 10
-LEDGER = (CacheEntry, ProviderCall, UsageBucket, TenantDay, SchemaVersion, Invalidation)
+LEDGER = (CacheEntry, ProviderCall, UsageBucket, TenantDay, SchemaVersion, Invalidation, Correction)
 DASHBOARDS = ("llmcache:dashboard", "llmcache:dashboard-json", "admin:llmcache_dashboard")
 NOW = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 
@@ -52,7 +61,7 @@ def fill(first: int, last: int) -> None:
         )
         for number in numbers
     )
-    Invalidation.objects.bulk_create(
+    invalidations = Invalidation.objects.bulk_create(
         Invalidation(
             uid=f"{number:032x}",
             namespace="shop",
@@ -63,6 +72,18 @@ def fill(first: int, last: int) -> None:
             undone_at=NOW if number % 2 else None,
         )
         for number in numbers
+    )
+    Correction.objects.bulk_create(
+        Correction(
+            invalidation=row,
+            namespace="shop",
+            key=f"{number:064x}",
+            kind=row.kind,
+            tenant=f"tenant {number}",
+            answer="{}",
+            made_at=NOW,
+        )
+        for number, row in zip(numbers, invalidations, strict=True)
     )
     told = [
         {"key": f"{number:064x}", "schema": schema.fingerprint, "response_type": schema.response_type, **of[number]}
