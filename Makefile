@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test pictures test-matrix lint bench bench-peers bench-pages clean
+.PHONY: help install demo serve test pictures test-matrix lint bench bench-peers bench-pages chaos clean
 
 help:
 	@echo 'make install   make .venv with the package and its development tools'
@@ -17,6 +17,7 @@ help:
 	@echo 'make bench     measure hits, misses, faults and memory against floors and targets, and hits beside other caches'
 	@echo 'make bench-peers   the part of make bench that measures other caches, in environments of their own'
 	@echo 'make bench-pages   measure the pages over a ledger of 1,000,000 calls; some minutes'
+	@echo 'make chaos     measure how long answers are served after they were invalidated, over processes; some minutes'
 	@echo 'make clean     remove .venv and var'
 
 install: $(READY)
@@ -65,6 +66,11 @@ bench-peers: $(READY)
 
 bench-pages: $(READY)
 	$(BIN)/python -m benchmarks.pages
+
+# Slow: eight processes read while others invalidate. `make chaos CHAOS='strict projects'` runs two parts of it.
+chaos: $(READY)
+	@$(BIN)/python tests/provision.py
+	$(BIN)/python -m chaos $(CHAOS)
 
 clean:
 	rm -rf $(VENV) var

@@ -68,4 +68,4 @@ def explain(
 @markcoroutinefunction
 def aexplain(content: str, response_model: Any, **options: Any) -> Coroutine[Any, Any, Explanation]:
     """Do as ``explain``, awaited. Context variables are read as they are at the call."""
-    return sync_to_async(partial(copy_context().run, explain))(content, response_model, **options)
+    return sync_to_async(explain)(content, response_model, **options)

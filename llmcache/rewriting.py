@@ -134,7 +134,9 @@ def refresh(key: str, *, user: str = "") -> Refreshed:
     uid = os.urandom(SEEN_ID_BYTES)
     port = _Port(now, row, uid)
     answered: Answered = run(resolve(call, port))
-    kept = Held(answered.entry, answered.rest or b"", port.kept_request(call))
+    # Where another process has asked, only the answer was waited for.
+    rest = now.tiers.read_rest(answered.entry) if answered.rest is None else answered.rest
+    kept = Held(answered.entry, rest or b"", port.kept_request(call))
     _publish(now, row, kept, _Told(uid, REFRESHED, made_by))
     return Refreshed(dollars(answered.spent.cost), answered.entry.answer != before.answer)
 

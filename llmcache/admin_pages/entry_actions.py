@@ -6,8 +6,10 @@ done for one entry after the other. What cannot be done for an entry is told wit
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import partial
 from typing import Any, Final
 
@@ -31,12 +33,17 @@ from llmcache.admin_pages.entry_changes import ACTIONS, Outcome, carry_out
 from llmcache.admin_pages.entry_page import EntryPage
 from llmcache.admin_pages.lists import may, selected_ids
 from llmcache.admin_pages.whereabouts import Look
+from llmcache.dashboard import figures
 from llmcache.engine import process
-from llmcache.models import CacheEntry
+from llmcache.models import CacheEntry, ProviderCall
 from llmcache.money.pricing import dollars
 from llmcache.refusals import REASONS
 
 _MOST_USER: Final = 200
+_SENT: Final = "llmcache_acted"
+"""Under which a session keeps which forms were sent."""
+_MOST_SENT: Final = 20
+_ONCE_BYTES: Final = 16
 
 
 class EntryActions(EntryPage):
@@ -150,6 +157,7 @@ class EntryActions(EntryPage):
             "too_many": action.most if len(entries) > action.most else None,
             "ids": [entry.pk for entry in entries[: action.most]],
             "checkbox": ACTION_CHECKBOX_NAME,
+            "once": secrets.token_hex(_ONCE_BYTES),
             "form": action.form() if form is None else form,
             "address": self.address("act", name),
             "listed": self.address("changelist"),
@@ -166,10 +174,26 @@ class EntryActions(EntryPage):
         self, request: HttpRequest, name: str, entries: Sequence[CacheEntry], form: ActionForm
     ) -> HttpResponseRedirect:
         action, outcome = ACTIONS[name], Outcome()
+        back = self.address_of(entries[0]) if len(entries) == 1 else self.address("changelist")
+        if self._was_sent_before(request):
+            self.message_user(request, _("It was done already."), messages.WARNING)
+            return HttpResponseRedirect(back)
         for entry in carry_out(action, entries, form, _name_of(request), outcome):
             self.log_change(request, entry, str(action.history))
         self.message_user(request, outcome.told(action), outcome.level)
-        return HttpResponseRedirect(self.address_of(entries[0]) if len(entries) == 1 else self.address("changelist"))
+        return HttpResponseRedirect(back)
+
+    def _was_sent_before(self, request: HttpRequest) -> bool:
+        """Return whether this very form has been sent already: a second click must not pay a second time."""
+        once = request.POST.get("once", "")[: 2 * _ONCE_BYTES]
+        sent: list[str] = request.session.get(_SENT, [])
+        if once in sent:
+            return True
+        if once:
+            request.session[_SENT] = [*sent, once][-_MOST_SENT:]
+            # Before anything is done, for that takes its time.
+            request.session.save()
+        return False
 
 
 def _name_of(request: HttpRequest) -> str:
@@ -183,6 +207,15 @@ def _about(entries: Sequence[CacheEntry]) -> list[Fact]:
     note = _("as much as it is likely to cost to ask for them anew")
     if unknown:
         note = _("%(note)s; not known of %(count)s") % {"note": note, "count": number(unknown)}
-    cost = columns.exact_money(dollars(sum(costs))) if costs else columns.UNKNOWN
+    cost = figures.money(dollars(sum(costs))) if costs else columns.UNKNOWN
     facts = [Fact(_("entries"), number(len(entries))), Fact(_("what they have cost"), cost, note)]
-    return [*facts, Fact(_("TTL left"), columns.ttl_left(entries[0]))] if len(entries) == 1 else facts
+    return [*facts, _time(entries[0])] if len(entries) == 1 else facts
+
+
+def _time(entry: CacheEntry) -> Fact:
+    """Return how long an entry is still good for, and how old it may get for who has asked for it."""
+    calls = ProviderCall.objects.using(process.current().settings.database).filter(call_id=entry.call_id)
+    asked = None if entry.call_id is None else calls.values_list("ttl_seconds", flat=True).first()
+    span = "" if asked is None else columns.span(timedelta(seconds=asked))
+    note = _("it was asked for with a TTL of %(span)s") % {"span": span} if span else ""
+    return Fact(_("TTL left"), columns.ttl_left(entry), note)

@@ -120,7 +120,8 @@ class EntryPage(LedgerAdmin):
         return {
             **self._places(entry),
             **self._calls(request, entry),
-            "buttons": self.buttons(request, entry),
+            # Those that lead somewhere come first.
+            "buttons": sorted(self.buttons(request, entry), key=lambda each: bool(each.reason)),
             "schema_version": version,
             "schema_address": None if version is None else self.address_of(version),
             "schema_text": None if version is None else pretty(version.schema),

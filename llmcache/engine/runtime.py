@@ -34,6 +34,8 @@ from llmcache.sealing import seals_of
 from llmcache.tenancy import configured_tenancy
 from llmcache.tiers.configured import configured_tiers
 from llmcache.tiers.base import ByteTier
+from llmcache.tiers.disk import DiskTier
+from llmcache.tiers.disk_leases import DiskLeases
 from llmcache.tiers.older_entries import OlderEntries
 from llmcache.tiers.stack import TierStack
 
@@ -213,6 +215,9 @@ def _leases(settings: conf.Settings, tiers: TierStack, clock: Clock) -> tuple[Le
         from llmcache.tiers.redis_leases import RedisLeases
 
         return Leases(RedisLeases(redis), settings.lease, clock.monotonic), redis
+    disk = next((tier for tier in tiers.below if isinstance(tier, DiskTier)), None)
+    if disk is not None:
+        return Leases(DiskLeases(disk), settings.lease, clock.monotonic), disk
     return None, None
 
 

@@ -68,6 +68,10 @@ class ByteTier(Protocol):
         ...
 
 
+class LeftAloneError(Exception):
+    """The store was down a moment ago, and is not asked."""
+
+
 class Health:
     """Whether one kind of operation on a tier works; says so in the log when that changes, and only then.
 

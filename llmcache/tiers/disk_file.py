@@ -14,12 +14,16 @@ import os
 import sqlite3
 import threading
 import weakref
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from llmcache.tiers.base import logger
 from llmcache.tiers.disk_folder import locked
+
+T = TypeVar("T")
+W = TypeVar("W")
 
 FILE_NAME: Final = "entries.sqlite3"
 LAYOUT: Final = 1
@@ -90,6 +94,18 @@ class Connection:
                 self._cursor.execute("ROLLBACK")
                 raise
             self._cursor.execute("COMMIT")
+
+    def in_one_step(self, carry_out: Callable[[sqlite3.Cursor, W], T], work: W) -> T:
+        """Return what is done by this connection's cursor, in one transaction that nobody else writes in."""
+        with self._lock:
+            self._cursor.execute("BEGIN IMMEDIATE")
+            try:
+                done = carry_out(self._cursor, work)
+            except BaseException:
+                self._cursor.execute("ROLLBACK")
+                raise
+            self._cursor.execute("COMMIT")
+            return done
 
     def shrink(self, pages: int = 0) -> None:
         """Give the pages of removed rows back to the file system, at most so many; 0 means all."""

@@ -20,7 +20,7 @@ from redis.exceptions import TimeoutError as TooLateError
 
 from llmcache import workers
 from llmcache.tiers import spending
-from llmcache.tiers.base import Health, TierState, state_of
+from llmcache.tiers.base import Health, LeftAloneError, TierState, state_of
 from llmcache.tiers.breaker import Breaker
 from llmcache.tiers.django_tier import DjangoTier, require_bytes
 from llmcache.tiers.redis_alias import RedisAlias, redis_alias
@@ -44,10 +44,6 @@ _WRONG_TYPE: Final = "WRONGTYPE"
 
 class TooSlowError(Exception):
     """The operations of one call have taken all the time that it has for them."""
-
-
-class LeftAloneError(Exception):
-    """The server was down a moment ago, and is not asked."""
 
 
 class _Server:

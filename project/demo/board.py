@@ -99,9 +99,9 @@ def explain(line: Line) -> llmcache.Explanation:
 
 # What is found by the verdict of an explanation, and in words.
 _STATES: Final = {
-    "hit": ("hit", ""),
+    "hit": ("hit", "Nobody is asked."),
     "corrected": ("hit", "A human has answered."),
-    "stale": ("stale", "Given at once. Who asks has it asked anew."),
+    "stale": ("stale", "Who asks gets it at once, and it is asked anew."),
     "invalidated": ("void", "Invalidated."),
     "expired": ("expired", "Its time is over."),
     "too_old": ("expired", "Its time is over."),
@@ -114,11 +114,11 @@ _UNASKED: Final = ("miss", "Nobody has asked yet.")
 def _seen(line: Line, found: llmcache.Explanation) -> Seen:
     state, told = _STATES.get(found.verdict, _UNASKED)
     shown = _shown(line, found) if state in ("hit", "stale") else None
-    facts, bar = [("last asked", _last_asked(found.key))], None
-    if shown is not None:
-        of_answer, bar = _facts(state, found, shown)
-        facts = [*of_answer, *facts]
-    return Seen(line, state, _voided(found) or told, found.key, shown and shown["fields"], facts, bar)
+    told, last_asked = _voided(found) or told, ("last asked", _last_asked(found.key))
+    if shown is None:
+        return Seen(line, state, told, found.key, None, [last_asked], None)
+    facts, bar = _facts(state, found, shown)
+    return Seen(line, state, told, found.key, shown["fields"], [*facts, last_asked], bar)
 
 
 def _facts(state: str, found: llmcache.Explanation, shown: dict[str, Any]) -> tuple[list[tuple[str, str]], _Bar | None]:

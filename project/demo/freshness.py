@@ -39,6 +39,7 @@ _CONTENT_POLICY: Final = (
 @require_safe
 def page(request: HttpRequest) -> HttpResponse:
     """Show the board, and what an invalidation would be about or why a line is answered where the address asks it."""
+    preview, why = _preview(request.GET.get("tag")), _why(request.GET.get("why"))
     ttl, stale_ttl = board.ages()
     shown = {
         **_board(),
@@ -46,8 +47,8 @@ def page(request: HttpRequest) -> HttpResponse:
         "stale_ttl": stale_ttl,
         "tags": board.TAGS,
         "asked": answers.asked(),
-        "preview": _preview(request.GET.get("tag")),
-        "why": _why(request.GET.get("why")),
+        "preview": preview,
+        "why": why,
         "invalidations": _of_the_board().filter(made_at__gt=timezone.now() - _SHOWN_FOR)[:_SHOWN_INVALIDATIONS],
     }
     response = render(request, "freshness.html", shown)
@@ -81,7 +82,7 @@ async def ask(request: HttpRequest) -> HttpResponse:
 def invalidate(request: HttpRequest) -> HttpResponse:
     """Invalidate the board's answers with a tag."""
     tag = _tag(request.POST.get("tag"))
-    llmcache.invalidate(kind=board.KIND, tag=tag, reason=REASON, user=_who(request))
+    llmcache.invalidate(kind=board.KIND, reason=REASON, user=_who(request))
     messages.info(request, f"Invalidated: {tag}. Nothing was deleted, and nobody was asked.")
     return _back()
 

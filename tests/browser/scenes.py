@@ -1,13 +1,16 @@
 """What lies in the database when a server starts, by name; every one has the same users."""
 
+import json
 from collections.abc import Callable
 
 from django.contrib.auth.models import Permission, User
 from django.urls import reverse
 
 import llmcache
-from llmcache.models import CacheEntry, Invalidation, ProviderCall, SchemaVersion
+from llmcache import corrections
+from llmcache.models import CacheEntry, Correction, Invalidation, ProviderCall, SchemaVersion
 from llmcache.testing.sandbox import Sandbox
+from project.demo import board, data
 from tests import rows
 from tests.web.test_home import keep_run
 
@@ -55,10 +58,27 @@ def _invalidate() -> None:
     )
 
 
+def _correct() -> None:
+    """Know better than a model what stands in an invoice, and keep another answer for good."""
+    wrong, good = CacheEntry.objects.filter(kind="Invoice").order_by("-hits", "pk")[:2]
+    invoice = {"number": "R-2000", "customer": "Müller & Söhne GmbH", "total": 21.9, "currency": "EUR"}
+    corrections.correct(wrong.key, json.dumps(invoice), user="ann", note="As the customer is registered.")
+    corrections.pin(good.key, user="bob", note="Shown at the fair.")
+
+
 def _month(sandbox: Sandbox) -> None:
     rows.month(sandbox)
     _invalidate()
+    _correct()
     keep_run()
+
+
+def _board(sandbox: Sandbox) -> None:
+    """Know what people have read in the lines of the demo's board; nobody has asked for them."""
+    texts = {line.text for line in board.LINES}
+    for request in data.read_log(1_000):
+        if request.text in texts:
+            sandbox.answers[request.text] = request.gold.model_dump()
 
 
 SCENES: dict[str, Callable[[Sandbox], None]] = {
@@ -66,6 +86,7 @@ SCENES: dict[str, Callable[[Sandbox], None]] = {
     "one": _scene(rows.one_call),
     "month": _scene(_month),
     "hostile": _scene(rows.hostile),
+    "board": _scene(_board),
 }
 
 
@@ -75,12 +96,16 @@ def pages() -> dict[str, str]:
         "entry": CacheEntry.objects.order_by("-hits", "-pk").first(),
         "call": ProviderCall.objects.order_by("-pk").first(),
         "schema": SchemaVersion.objects.order_by("-last_seen_at").first(),
-        "invalidation": Invalidation.objects.order_by("-pk").first(),
+        "invalidation": Invalidation.objects.filter(corrects=False).order_by("-pk").first(),
+        "correction": Correction.objects.order_by("pk").first(),
     }
     found: dict[str, str] = {}
     for name, row in rows.items():
         if row is not None and f"llmcache_{row._meta.model_name}_change" in _names():
             found[name] = reverse(f"admin:llmcache_{row._meta.model_name}_change", args=[row.pk])
+    invoice = CacheEntry.objects.filter(kind="Invoice", source="provider").order_by("-hits", "pk").first()
+    if invoice is not None:
+        found["invoice"] = reverse("admin:llmcache_cacheentry_change", args=[invoice.pk])
     missed = _asked_in_two_forms()
     if missed is not None and "llmcache_cacheentry_why" in _names():
         found["why"] = f"{reverse('admin:llmcache_cacheentry_why')}?key={missed.key}"

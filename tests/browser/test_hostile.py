@@ -9,7 +9,7 @@ from tests.browser.chromium import NARROW, Tab
 from tests.browser.site import Site
 from tests.rows import PAYLOAD
 
-TABLES = ("cacheentry", "providercall", "usagebucket", "tenantday", "schemaversion", "invalidation")
+TABLES = ("cacheentry", "providercall", "usagebucket", "tenantday", "schemaversion", "invalidation", "correction")
 # As far as the narrowest column that is shown whole can hold it.
 SHOWN = PAYLOAD[:60]
 

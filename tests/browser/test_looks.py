@@ -32,6 +32,8 @@ PAGES: dict[str, tuple[str, str | None, str]] = {
     "schema": ("month", "admin", "schema"),
     "invalidations": ("month", "admin", "/admin/llmcache/invalidation/"),
     "invalidation": ("month", "admin", "invalidation"),
+    "corrections": ("month", "admin", "/admin/llmcache/correction/"),
+    "correction": ("month", "admin", "correction"),
     "invalidation-form": ("month", "admin", "/admin/llmcache/invalidation/add/?kind=inbox&tenant=acme"),
 }
 
@@ -68,18 +70,45 @@ def reveal(tab: Tab) -> None:
     tab.do(lambda page: page.get_by_role("button", name="Reveal").click())
 
 
-def choose_to_export(tab: Tab) -> None:
-    """Choose two entries of the list and the action."""
-    for number in (1, 2):
-        tab.do(lambda page, number=number: page.locator("input.action-select").nth(number).check())
-    tab.do(lambda page: page.get_by_role("combobox", name="Action").select_option(label="Export as JSON lines…"))
-    tab.do(lambda page: page.get_by_role("button", name="Go").click())
+def choose_to(action: str) -> Callable[[Tab], None]:
+    """Choose two entries of the list and an action."""
+
+    def choose(tab: Tab) -> None:
+        for number in (1, 2):
+            tab.do(lambda page, number=number: page.locator("input.action-select").nth(number).check())
+        tab.do(lambda page: page.get_by_role("combobox", name="Action").select_option(label=action))
+        tab.do(lambda page: page.get_by_role("button", name="Go").click())
+
+    return choose
+
+
+def change_the_ttl(tab: Tab) -> None:
+    """Go on from an entry's page to the one that asks for a time, and send it without one."""
+    tab.do(lambda page: page.get_by_role("link", name="Change the TTL").click())
+    tab.do(lambda page: page.get_by_role("button", name="Set the TTL").click())
 
 
 def look_what_it_is_about(tab: Tab) -> None:
     """Go on from the form that an address has filled to the page that asks."""
     tab.do(lambda page: page.get_by_label("Reason").fill("The prompt has changed"))
     tab.do(lambda page: page.get_by_role("button", name="See what it is about").click())
+
+
+def correct(tab: Tab) -> None:
+    """Go on from an entry's page to the form with its answer, and send what does not pass."""
+    tab.do(lambda page: page.get_by_role("button", name="Correct this answer").click())
+    answer = tab.do(lambda page: page.get_by_label("Answer").input_value())
+    tab.do(lambda page: page.get_by_label("Answer").fill(answer.replace('"EUR"', '"Euro"')))
+    tab.do(lambda page: page.get_by_role("button", name="See what changes").click())
+
+
+def correct_well(tab: Tab) -> None:
+    """Go on to what would change."""
+    correct(tab)
+    answer = tab.do(lambda page: page.get_by_label("Answer").input_value())
+    tab.do(lambda page: page.get_by_label("Answer").fill(answer.replace('"Euro"', '"CHF"')))
+    tab.do(lambda page: page.get_by_label("Note").fill("It is a Swiss customer."))
+    tab.do(lambda page: page.get_by_role("button", name="See what changes").click())
 
 
 STEPS: dict[str, tuple[str, str | None, str, Callable[[Tab], None], str]] = {
@@ -93,7 +122,17 @@ STEPS: dict[str, tuple[str, str | None, str, Callable[[Tab], None], str]] = {
         look_what_it_is_about,
         "Invalidate these answers?",
     ),
-    "entries-export": ("month", "admin", "/admin/llmcache/cacheentry/", choose_to_export, "Export cache entries"),
+    "entries-export": (
+        "month",
+        "admin",
+        "/admin/llmcache/cacheentry/",
+        choose_to("Export as JSON lines…"),
+        "Export cache entries",
+    ),
+    "entries-refresh": ("month", "admin", "/admin/llmcache/cacheentry/", choose_to("Refresh…"), "Refresh entries"),
+    "correction-form": ("month", "admin", "invoice", correct, "Correct an answer"),
+    "correction-preview": ("month", "admin", "invoice", correct_well, "Serve this answer?"),
+    "entry-ttl": ("month", "admin", "entry", change_the_ttl, "Set the TTL of entries"),
 }
 
 

@@ -62,6 +62,13 @@ class Worker:
 
         return llmcache.extract(text, Person).name
 
+    def completion(self, text: str) -> str:
+        """Answer with what the completion of a hit says."""
+        import llmcache
+
+        _, completion = llmcache.extract_with_completion(text, Person, cache="only")
+        return completion.choices[0].message.content
+
     def refresh(self, text: str) -> bool:
         """Ask anew, for the entry of a text; answer whether the new answer is another one."""
         import llmcache

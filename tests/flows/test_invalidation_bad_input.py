@@ -111,7 +111,7 @@ CONDITIONS: dict[str, tuple[dict[str, Any], str]] = {
     "tenant": ({"tenant": "tenant 1"}, "llmcache_entry_tenant"),
     "tag": ({"tag": "odd"}, "llmcache_tag_entry"),
     "kind and tag": ({"kind": "kind 1", "tag": "odd"}, "llmcache_tag_entry"),
-    "key": ({"key": ONE_KEY}, "llmcache_entry_of_key"),
+    "key": ({"key": ONE_KEY}, "(key=? AND namespace=?)"),
     "type": ({"response_model": "Type1"}, "written_at"),
     "subject": ({"subject": "Ada"}, "written_at"),
     "everything": ({"everything": True}, "written_at"),

@@ -15,7 +15,7 @@ from pydantic import BaseModel, field_validator
 from pytest_django import DjangoDbBlocker
 
 import llmcache
-from llmcache import keys, rewriting
+from llmcache import corrections, keys, rewriting
 from llmcache.engine import process
 from llmcache.exceptions import NotRewritten
 from llmcache.models import CacheEntry, Invalidation, ProviderCall, SchemaVersion, TenantDay, UsageBucket
@@ -646,6 +646,27 @@ def test_it_is_told_beforehand(provider: Sandbox) -> None:
     assert rewriting.possible(row, held) == {"refresh": None, "retime": "invalidated"}
 
 
+def test_a_humans_answer_stands(provider: Sandbox) -> None:
+    key = key_of()
+    assert llmcache.flush()
+    correction = corrections.correct(key, '{"age": 99}')
+    assert ask() == (99, "hit")
+    assert both(key) == ("corrected", "corrected")
+    assert ask() == (99, "hit")
+    corrections.withdraw(correction)
+    assert ask()[0] == 36
+
+
+def test_what_is_held_back_is_asked_for_anew(provider: Sandbox, committed: Any) -> None:
+    key = key_of()
+    assert llmcache.flush()
+    corrections.quarantine(key)
+    assert why_not(rewriting.retime, key, HOUR) == "invalidated"
+    provider.answers["Ada"] = {"age": 37}
+    committed(rewriting.refresh, key)
+    assert (ask(), provider.calls) == ((37, "hit"), 2)
+
+
 def test_more_invalidations_than_an_entry_can_list(provider: Sandbox) -> None:
     tags = [f"tag-{number}" for number in range(70)]
     key = key_of(tags=tags)
@@ -689,4 +710,25 @@ def test_another_process_lets_go_of_what_its_memory_has(workers: Workers, sandbo
     assert other.do("retime", text="Ada", ttl=3_600)
     until(lambda: one.do("left", text="Ada") <= 3_600)
     assert other.do("left", text="Ada") <= 3_600
+    assert [one.ask(), other.ask(), sandbox.calls] == ["hit", "hit", 2]
+
+
+@pytest.mark.parametrize("workers", ["redis"], indirect=True)
+def test_two_processes_at_once_ask_once(workers: Workers, sandbox: Sandbox) -> None:
+    one, other = workers.start(), workers.start()
+    for worker in (one, other):
+        assert worker.do("value", text="Ada") == "Ada"
+    sandbox.answers["Ada"] = {"name": "Eve"}
+    sandbox.hold()
+    one.tell("refresh", text="Ada")
+    sandbox.wait_until_received(2)
+    other.tell("refresh", text="Ada")
+    # Meanwhile the old answer is served.
+    assert workers.start().do("value", text="Ada") == "Ada"
+    sandbox.release()
+    assert [one.hear(), other.hear()] == [True, True]
+    until(lambda: one.do("value", text="Ada") == other.do("value", text="Ada") == "Eve")
+    assert sandbox.calls == 2
+    # What lies beside the answer is whole.
+    assert other.do("completion", text="Ada") == '{"name":"Eve"}'
     assert [one.ask(), other.ask(), sandbox.calls] == ["hit", "hit", 2]

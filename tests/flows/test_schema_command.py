@@ -19,7 +19,7 @@ from django.utils import timezone
 from pydantic import BaseModel, Field, create_model
 
 import llmcache
-from llmcache import schema_reports
+from llmcache import prompt_reports, schema_reports
 from llmcache.engine.schemas import Seen
 from llmcache.models import CacheEntry, SchemaVersion
 from llmcache.money.pricing import dollars
@@ -56,7 +56,8 @@ TEXTS = ("The printer is on fire", "Where is my parcel?", "I cannot sign in")
 @pytest.fixture(autouse=True)
 def provider(sandbox: Sandbox) -> Iterator[Sandbox]:
     sandbox.answers.update({text: {"title": text, "urgent": True} for text in TEXTS})
-    with llmcache_settings(PRICES=SANDBOX_PRICES):
+    # The project's own kinds are of no matter here.
+    with llmcache_settings(PRICES=SANDBOX_PRICES, KINDS={}):
         yield sandbox
 
 
@@ -232,6 +233,53 @@ def test_kinds_of_one_type_are_told_together() -> None:
     with llmcache_settings(KINDS={"inbox": {"type": Old}, "outbox": {"type": Old}, "other": {"ttl": 60}}):
         (found,) = data()["registered"]
     assert found["kinds"] == ["inbox", "outbox"]
+
+
+# Prompts and versions
+
+
+def test_a_new_prompt_and_a_new_version_are_told_by_kind() -> None:
+    for text in TEXTS:
+        llmcache.extract(text, Old, kind="inbox", system="Titles in English.", ttl=60)
+    llmcache.extract(TEXTS[0], Old, kind="outbox")
+    assert llmcache.flush()
+    assert "system prompts" not in told()
+    llmcache.extract(TEXTS[0], Old, kind="inbox", system="Titles in German.", ttl=3600)
+    assert llmcache.flush()
+    others = CacheEntry.objects.filter(kind="inbox").order_by("pk")[:3]
+    cost = sum(entry.cost_pico_usd or 0 for entry in others)
+    inbox, outbox = data()["kinds"]
+    assert (inbox["kind"], inbox["entries"], inbox["system_prompts"], inbox["versions"]) == ("inbox", 4, 2, 1)
+    assert inbox["other_than_newest"] == {"entries": 3, "cost_usd": str(dollars(cost)), "of_unknown_cost": 0}
+    assert (outbox["kind"], outbox["system_prompts"], outbox["other_than_newest"]["entries"]) == ("outbox", 1, 0)
+    said = told()
+    assert "inbox: 4 entries, 2 system prompts, 1 versions; other than the newest entry's: 3 entries, $" in said
+    assert "outbox" not in said
+    assert "Titles" not in said
+    with llmcache_settings(KINDS={"outbox": {"version": "2"}}):
+        llmcache.extract(TEXTS[0], Old, kind="outbox")
+        assert llmcache.flush()
+    assert "outbox: 2 entries, 1 system prompts, 2 versions; other than the newest entry's: 1 entries, $" in told()
+    # What has expired is of no matter, and of one type alone nothing is said of kinds.
+    CacheEntry.objects.filter(kind="outbox").update(expires_at=timezone.now())
+    assert "outbox" not in told()
+    assert data("Ticket")["kinds"] == []
+
+
+def test_entries_without_hashes_and_with_strange_ones_are_left_out() -> None:
+    llmcache.extract(TEXTS[0], Old)
+    assert llmcache.flush()
+    copies(CacheEntry.objects.get(), 4)
+    for entry, components in zip(CacheEntry.objects.all(), ({}, [], {"project": 7}, None), strict=False):
+        CacheEntry.objects.filter(pk=entry.pk).update(components=components or {})
+    (kind,) = data()["kinds"]
+    assert (kind["entries"], kind["system_prompts"], kind["versions"]) == (1, 1, 1)
+
+
+def test_prompts_are_read_by_the_time_alone() -> None:
+    found = plan(lambda: prompt_reports.prompts_by_kind("default"))
+    assert "SCAN llmcache_cacheentry USING INDEX" in found
+    assert "TEMP B-TREE" not in found
 
 
 # What it cannot do

@@ -7,14 +7,14 @@ from datetime import date, timedelta
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from django.core.management import call_command
 from django.test import RequestFactory
 
 import llmcache
-from llmcache import conf, exceptions
+from llmcache import conf, exceptions, explanations
 from llmcache.engine.schemas import Seen
 from llmcache.schema_versions import write_seen
 from llmcache.testing.sandbox import Sandbox
@@ -103,6 +103,33 @@ def test_the_examples_about_freshness_run(sandbox: Sandbox) -> None:
     assert names["as_long_as_it_holds"](SimpleNamespace(closed=False)) == 600
     exec(compile(asking, "freshness.md", "exec"), names)
     assert sandbox.calls == 5
+
+
+@pytest.mark.django_db
+def test_the_examples_about_misses_run(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "explain.md").read_text()
+    names: dict[str, Any] = {"text": "The printer is on fire", "llmcache": llmcache}
+    exec("from pydantic import BaseModel\nclass Ticket(BaseModel):\n    title: str", names)
+    sandbox.answers[names["text"]] = {"title": "Fire"}
+    llmcache.extract(names["text"], names["Ticket"], system="Be brief")
+    printed, fields = blocks(page)
+    exec(compile(printed, "explain.md", "exec"), names)
+    shown = re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL)[0]
+    said = capsys.readouterr().out
+    # But for keys, times and the count of hits it is as shown.
+    head, rest = said.splitlines()[0], [line.split()[:2] for line in said.splitlines()[3:5]]
+    assert head == shown.splitlines()[0]
+    assert rest == [line.split()[:2] for line in shown.splitlines()[3:5]]
+    llmcache.extract(names["text"], names["Ticket"])
+    exec(compile(fields, "explain.md", "exec"), names)
+    assert names["explanation"].verdict == "hit"
+
+
+def test_every_verdict_and_component_of_an_explanation_is_documented() -> None:
+    page = (ROOT / "docs" / "explain.md").read_text()
+    first = [row.split(" | ")[0] for row in re.findall(r"^\| (`.*)$", page, flags=re.MULTILINE)]
+    named = [name for cell in first for name in re.findall(r"`(\w+)`", cell)]
+    assert sorted(named) == sorted([*get_args(explanations.Verdict), *explanations.COMPONENTS])
 
 
 def test_the_readme_gets_a_newcomer_to_the_first_hit_in_ten_lines() -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import os
 from typing import Any
 from uuid import UUID
 
@@ -63,7 +64,7 @@ def a_correction(key: str = "ab" * 32, **fields: Any) -> Correction:
     return Correction.objects.create(invalidation=row, namespace=namespace, key=key, made_at=at, **{**told, **fields})
 
 
-def copies(row: models.Model, count: int) -> None:
+def copies(row: models.Model, count: int, using: str = "default") -> None:
     """Add rows that differ from one in what has to be unique."""
     made = []
     for number in range(count):
@@ -84,8 +85,8 @@ def copies(row: models.Model, count: int) -> None:
                 setattr(each, name, f"{name} {number}")
         if isinstance(each, Correction):
             line = Invalidation.objects.get(correction=row.pk)
-            line.pk, line.uid = None, digits[:32]
+            line.pk, line.uid = None, os.urandom(16).hex()
             line.save(force_insert=True)
             each.invalidation = line
         made.append(each)
-    type(row)._default_manager.bulk_create(made)
+    type(row)._default_manager.using(using).bulk_create(made)

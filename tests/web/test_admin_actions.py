@@ -18,6 +18,7 @@ from django.utils import timezone
 import llmcache
 from llmcache import rewriting
 from llmcache.admin_pages import entry_actions, whereabouts
+from llmcache.dashboard import figures
 from llmcache.engine import process
 from llmcache.keys import supplement_key
 from llmcache.models import CacheEntry, Invalidation, SchemaVersion, TenantDay, UsageBucket
@@ -131,7 +132,7 @@ def test_who_may_not_has_no_button(permission: str, there: set[str], provider: S
         assert client.get(f"{LIST}act/{name}/", {"id": entry.pk}).status_code == expected
         response = client.post(f"{LIST}act/{name}/", {ACTION_CHECKBOX_NAME: entry.pk, "forever": "1"})
         assert response.status_code == (302 if name in there else 403)
-    offered = {value for _, value in [(None, option["value"] or "") for option in read(client, LIST).all("option")]}
+    offered = {option["value"] for option in read(client, LIST).all("option")}
     assert {name for name in ("invalidate", "refresh", "retime") if f"{name}_selected" in offered} == there
 
 
@@ -193,11 +194,11 @@ def test_it_says_how_many_and_what_they_have_cost(provider: Sandbox, admin_clien
     assert one.cost_usd is not None
     page = selected(admin_client, "refresh", one, other)
     assert page.facts["Entries"] == "2"
-    assert page.facts["What they have cost"].startswith(f"${one.cost_usd + other.cost_usd}")
+    assert page.facts["What they have cost"].startswith(figures.money(one.cost_usd + other.cost_usd))
     assert "not known" not in page.facts["What they have cost"]
     CacheEntry.objects.filter(pk=other.pk).update(cost_pico_usd=None)
     page = selected(admin_client, "refresh", one, other)
-    assert page.facts["What they have cost"].startswith(f"${one.cost_usd}")
+    assert page.facts["What they have cost"].startswith(figures.money(one.cost_usd))
     assert "not known of 1" in page.facts["What they have cost"]
     # To be asked is not to have done it.
     assert (provider.calls, LogEntry.objects.count(), Invalidation.objects.count()) == (2, 0, 0)
@@ -273,6 +274,14 @@ def test_where_the_provider_fails_it_is_told(provider: Sandbox, committed: Commi
     assert not LogEntry.objects.exists()
 
 
+def test_a_form_that_is_sent_twice_is_done_once(provider: Sandbox, committed: Committed, admin_client: Client) -> None:
+    entry = ask(provider)
+    (form,) = (form for form in selected(admin_client, "refresh", entry).forms if "/act/" in form["action"])
+    assert "Refreshed: 1." in committed("refresh", entry, once=form["once"]).text
+    assert "It was done already." in committed("refresh", entry, once=form["once"]).text
+    assert provider.calls == 2
+
+
 def test_it_does_not_go_on_for_ever(provider: Sandbox, committed: Committed, monkeypatch: pytest.MonkeyPatch) -> None:
     entries = [ask(provider, f"{name} writes") for name in ("Ann", "Bob")]
     monkeypatch.setitem(entry_actions.ACTIONS, "refresh", replace(entry_actions.ACTIONS["refresh"], seconds=-1.0))
@@ -296,9 +305,14 @@ def test_one_gets_another_ttl(provider: Sandbox, committed: Committed, admin_cli
     # Whatever the log has about it: it is no less good than before.
     page = read(admin_client, page_of(entry))
     assert page.facts["State"] == "fresh"
-    assert [row[2] for row in read(admin_client, LIST).rows if entry.key[:8] in row[1:2]] or page
-    assert "invalidated" not in read(admin_client, LIST).rows[-1]
+    assert [row[3].split()[0] for row in read(admin_client, LIST).rows if entry.key[:8] in row[1:2]] == ["fresh"]
     assert llmcache.extract(TEXT, Ticket, cache="only")
+
+
+def test_it_says_how_old_it_may_get_for_who_asks(provider: Sandbox, admin_client: Client) -> None:
+    entry = ask(provider, ttl=7_200)
+    told = read(admin_client, f"{LIST}act/retime/", id=entry.pk).facts["TTL left"]
+    assert told.endswith("it was asked for with a TTL of 2 h")
 
 
 @pytest.mark.parametrize(

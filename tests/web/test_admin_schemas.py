@@ -46,7 +46,8 @@ TEXTS = ("a heavy one", "a light one")
 @pytest.fixture
 def provider(sandbox: Sandbox) -> Iterator[Sandbox]:
     sandbox.answers |= {text: {"grams": 2, "colour": "red"} for text in TEXTS}
-    with llmcache_settings(PRICES=SANDBOX_PRICES):
+    # The project's own kinds are of no matter here.
+    with llmcache_settings(PRICES=SANDBOX_PRICES, KINDS={}):
         yield sandbox
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from llmcache.engine import process
 from llmcache.exceptions import ConfigurationError, UnsupportedType
 from llmcache.models import SchemaVersion
 from llmcache.money.pricing import dollars
+from llmcache.prompt_reports import MOST_READ, KindOfEntries, prompts_by_kind
 from llmcache.schema_changes import MAX_CHANGES, Change
 from llmcache.schema_reports import Live, Registered, SchemaChange, names_like, registered_types, schema_changes
 
@@ -63,7 +65,7 @@ class Command(BaseCommand):
         """Say what has changed and what would; exit status 1 with --check where a registered type differs."""
         since = None if options["all"] else timezone.now() - options["since"]
         try:
-            changes, registered = _found(options["type"], since, check=options["check"])
+            found = _found(options["type"], since, check=options["check"])
         except (ConfigurationError, UnsupportedType) as error:
             raise CommandError(str(error), returncode=UNANSWERED) from None
         except (DatabaseError, InterfaceError, ImproperlyConfigured) as error:
@@ -73,10 +75,9 @@ class Command(BaseCommand):
                 "manage.py migrate",
                 returncode=UNANSWERED,
             ) from None
-        told = _as_json if options["json"] else _as_lines
-        for line in told(changes, registered, since, check=options["check"]):
+        for line in _as_json(found) if options["json"] else _as_lines(found):
             self._say(line)
-        differing = [each.response.name for each in registered if each.differs]
+        differing = [each.response.name for each in found.registered if each.differs]
         if options["check"] and differing:
             raise CommandError(
                 f"{len(differing)} registered types differ from what was asked for last: {', '.join(differing)}.",
@@ -102,7 +103,18 @@ def _span(text: str) -> timedelta:
     return span
 
 
-def _found(named: str | None, since: datetime | None, *, check: bool) -> tuple[list[SchemaChange], list[Registered]]:
+@dataclass(frozen=True)
+class _Report:
+    """What there is to tell; with --check, of registered types alone."""
+
+    registered: list[Registered]
+    check: bool
+    since: datetime | None
+    changes: list[SchemaChange]
+    kinds: list[KindOfEntries]
+
+
+def _found(named: str | None, since: datetime | None, *, check: bool) -> _Report:
     now = process.current()
     now.require_database()
     using = now.settings.database
@@ -114,33 +126,43 @@ def _found(named: str | None, since: datetime | None, *, check: bool) -> tuple[l
             f"No response type {named!r} was ever asked for, and KINDS registers none. "
             + (f"There are: {', '.join(names)}." if names else "There are none at all.")
         )
-    return [] if check else schema_changes(using, since=since, named=named), registered
+    changes = [] if check else schema_changes(using, since=since, named=named)
+    # Kinds are no types.
+    kinds = [] if check or named is not None else prompts_by_kind(using)
+    return _Report(registered, check, since, changes, kinds)
 
 
 # Lines
 
 
-def _as_lines(
-    changes: list[SchemaChange], registered: list[Registered], since: datetime | None, *, check: bool
-) -> list[str]:
-    lines: list[str] = []
-    if not check:
-        for change in changes:
-            lines += [*_of_change(change), ""]
-        when = "ever" if since is None else f"since {_moment(since)}"
-        left = sum(change.left.entries for change in changes)
-        cost = figures.money(dollars(sum(change.left.cost_pico_usd for change in changes)))
-        lines.append(
-            f"{len(changes)} changes {when}: {left} entries are left behind, {cost} to make anew."
-            if changes
-            else f"No response type has changed {when}."
-        )
-    if registered:
-        lines += ["", "Registered types, as the code has them now:"] if lines else []
-        lines += [line for each in registered for line in _of_registered(each)]
-    elif check:
-        lines.append("LLMCACHE['KINDS'] registers no response type, so there is nothing to compare.")
+def _as_lines(found: _Report) -> list[str]:
+    if found.check:
+        lines = [line for each in found.registered for line in _of_registered(each)]
+        return lines or ["LLMCACHE['KINDS'] registers no response type, so there is nothing to compare."]
+    lines = _of_changes(found)
+    if found.registered:
+        lines += ["", "Registered types, as the code has them now:"]
+        lines += [line for each in found.registered for line in _of_registered(each)]
+    several = [each for each in found.kinds if not each.is_of_one_form]
+    if several:
+        lines += ["", f"Kinds with several system prompts or versions, of the newest {MOST_READ} entries:"]
+        lines += [_of_kind(each) for each in several]
     return lines
+
+
+def _of_changes(found: _Report) -> list[str]:
+    lines = [line for change in found.changes for line in (*_of_change(change), "")]
+    when = "ever" if found.since is None else f"since {_moment(found.since)}"
+    if not found.changes:
+        return [f"No response type has changed {when}."]
+    left = sum(change.left.entries for change in found.changes)
+    cost = figures.money(dollars(sum(change.left.cost_pico_usd for change in found.changes)))
+    return [*lines, f"{len(found.changes)} changes {when}: {left} entries are left behind, {cost} to make anew."]
+
+
+def _of_kind(each: KindOfEntries) -> str:
+    forms = f"{len(each.prompts)} system prompts, {len(each.versions)} versions"
+    return f"{each.kind}: {each.entries} entries, {forms}; other than the newest entry's: {_told(each.others)}"
 
 
 def _of_change(change: SchemaChange) -> list[str]:
@@ -208,13 +230,11 @@ def _kept(kept: Any) -> list[Change]:
 # JSON
 
 
-def _as_json(
-    changes: list[SchemaChange], registered: list[Registered], since: datetime | None, *, check: bool
-) -> list[str]:
-    found: dict[str, Any] = {"differs": any(each.differs for each in registered)}
-    if not check:
-        found["since"] = None if since is None else since.isoformat()
-        found["changes"] = [
+def _as_json(found: _Report) -> list[str]:
+    told: dict[str, Any] = {"differs": any(each.differs for each in found.registered)}
+    if not found.check:
+        told["since"] = None if found.since is None else found.since.isoformat()
+        told["changes"] = [
             {
                 "type": change.version.response_type,
                 "before": change.before.fingerprint,
@@ -225,9 +245,19 @@ def _as_json(
                 "of_new_form": _live(change.made),
                 "changes": _kept(change.version.changes),
             }
-            for change in changes
+            for change in found.changes
         ]
-    found["registered"] = [
+        told["kinds"] = [
+            {
+                "kind": each.kind,
+                "entries": each.entries,
+                "system_prompts": len(each.prompts),
+                "versions": len(each.versions),
+                "other_than_newest": _live(each.others),
+            }
+            for each in found.kinds
+        ]
+    told["registered"] = [
         {
             "type": each.response.name,
             "kinds": [*each.kinds],
@@ -238,9 +268,9 @@ def _as_json(
             "of_this_form": _live(each.made),
             "changes": each.changes,
         }
-        for each in registered
+        for each in found.registered
     ]
-    return [json.dumps(found)]
+    return [json.dumps(told)]
 
 
 def _live(live: Live) -> dict[str, Any]:
