@@ -31,14 +31,15 @@ class Size:
 
     readers: int = 8
     invalidations: int = 1_000
-    kills: int = 100
+    few: int = 100
+    """How many where each takes a process its life, and in the control."""
     seconds: float = 40.0
     recheck: float = 1.0
     entries: int = 200
     wipes: int = 50
 
 
-BRIEF: Final = Size(readers=2, invalidations=40, kills=5, seconds=2.0, recheck=0.2, entries=20, wipes=5)
+BRIEF: Final = Size(readers=2, invalidations=40, few=10, seconds=2.0, recheck=0.2, entries=20, wipes=5)
 
 
 @dataclass(frozen=True)
@@ -162,9 +163,10 @@ class Place:
         where: dict[str, Any] = {"redis": arm.redis, "namespace": name.replace("-", "")}
         readers = self._environment(**where, RECHECK=recheck)
         others = self._environment(**where, RECHECK=0.0 if arm.strict else size.recheck)
-        count = size.kills if arm.killed else size.invalidations
+        few = arm.killed or arm.blind
+        count, seconds = (size.few, size.seconds / 2) if few else (size.invalidations, size.seconds)
         makers = [
-            ("die" if arm.killed else "invalidate", f"maker-{seed}-{place}", str(count // 2), str(size.seconds))
+            ("die" if arm.killed else "invalidate", f"maker-{seed}-{place}", str(count // 2), str(seconds))
             for place in range(2)
         ]
         roles = [("read", f"reader-{seed}-{place}") for place in range(size.readers)]

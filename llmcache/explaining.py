@@ -14,6 +14,7 @@ from typing import Any
 
 from asgiref.sync import markcoroutinefunction, sync_to_async
 
+from llmcache import request
 from llmcache.engine import process
 from llmcache.explanations import Explanation
 from llmcache.flushing import require_no_loop
@@ -67,5 +68,23 @@ def explain(
 
 @markcoroutinefunction
 def aexplain(content: str, response_model: Any, **options: Any) -> Coroutine[Any, Any, Explanation]:
-    """Do as ``explain``, awaited. Context variables are read as they are at the call."""
-    return sync_to_async(explain)(content, response_model, **options)
+    """Do as ``explain``, awaited. Whose call it is, and context variables, are read at the call."""
+    try:
+        options = _named(options)
+    except Exception as error:  # noqa: BLE001  # what goes wrong is raised where the call is awaited
+        return _raised(error)
+    return sync_to_async(partial(copy_context().run, explain))(content, response_model, **options)
+
+
+def _named(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options with the tenant that the settings tell: in another thread they may tell another."""
+    now = process.current_if_made()
+    tenancy = process.tenancy() if now is None else now.tenancy
+    if tenancy is None:
+        return options
+    given = tuple(options.get(name, NOT_GIVEN) for name in request.OPTIONS)
+    return {**options, "tenant": tenancy.named(given)[request.OPTIONS.index("tenant")]}
+
+
+async def _raised(error: Exception) -> Any:
+    raise error

@@ -37,7 +37,8 @@ def _lines(told: Explanation) -> Iterator[str]:
         yield f"From the nearest entry, {told.nearest.key[:_KEY]}, it differs in:"
         yield from _table(_difference(each) for each in told.differences)
     if told.nearest is not None and told.uncompared:
-        yield f"Not recorded there: {_listed(_noun(each) for each in told.uncompared)}."
+        nouns = ("parameters" if each == "param" else _noun(each) for each in told.uncompared)
+        yield f"Not recorded there: {_listed(nouns)}."
     yield ""
     facts = [("key", told.key), ("asked as", _asked(told))]
     if told.entry is not None:
@@ -62,10 +63,8 @@ def _hit(told: Explanation) -> str:
 
 
 def _stale(told: Explanation) -> str:
-    return (
-        f"the tier {_quoted(told.tier)} answers, with an answer {_span(told.age_seconds)} old, past its time, which is "
-        "asked for anew meanwhile."
-    )
+    old = _span(told.age_seconds)
+    return f"the tier {_quoted(told.tier)} answers; the answer is {old} old, past its time, and is asked for anew."
 
 
 def _corrected(told: Explanation) -> str:
@@ -111,7 +110,7 @@ def _expired(told: Explanation) -> str:
 
 def _too_old(told: Explanation) -> str:
     most = "is older than the log of invalidations goes back"
-    if told.max_age_seconds is not None:
+    if told.max_age_seconds is not None and (told.age_seconds or 0) >= told.max_age_seconds:
         most = f"this caller takes none older than {_span(told.max_age_seconds)}"
     return f"the answer is {_span(told.age_seconds)} old, and {most}."
 
@@ -130,8 +129,7 @@ def _unreachable(told: Explanation) -> str:
 
 def _evicted(told: Explanation) -> str:
     stored = "" if told.entry is None else f" {_ago(told, told.entry.written_at)}"
-    others = "" if told.is_shared else " Not all tiers are shared: another process may still have it."
-    return f"the answer was stored{stored}, and no tier has it any more: it was evicted or flushed.{others}"
+    return f"the answer was stored{stored}, and no tier has it any more: it was evicted or flushed."
 
 
 def _not_stored(told: Explanation) -> str:
@@ -151,7 +149,7 @@ def _not_stored(told: Explanation) -> str:
 
 
 def _differs(told: Explanation) -> str:
-    nouns = [_noun(each.component, each.name) for each in told.differences if each.component != "content"]
+    nouns = _nouns(each for each in told.differences if each.component != "content")
     if told.same_text and not nouns:
         return "this text was asked before, and nothing that was recorded of it differs."
     if told.same_text:
@@ -159,16 +157,19 @@ def _differs(told: Explanation) -> str:
     if not told.entries_of_kind:
         return f"there is no entry of the kind {_quoted(told.kind)}{_whose(told)}; another kind has one of this type."
     also = f" The nearest differs in the {_listed(nouns)}, too." if nouns else ""
-    return f"this text was not asked before. {_others(told)}.{also}"
+    if "content" in told.uncompared:
+        return f"whether this text was asked before was not recorded. {_others(told)}.{also}"
+    texts = "another text" if told.entries_of_kind == 1 else "other texts"
+    return f"this text was not asked before. {_others(told)}, with {texts}.{also}"
 
 
 def _others(told: Explanation) -> str:
     of_kind = f"of the kind {_quoted(told.kind)}{_whose(told)}"
     if told.entries_of_kind_or_more:
-        return f"There are {told.entries_of_kind} entries or more {of_kind}, with other texts"
+        return f"There are {told.entries_of_kind} entries or more {of_kind}"
     if told.entries_of_kind == 1:
-        return f"There is 1 entry {of_kind}, with another text"
-    return f"There are {told.entries_of_kind} entries {of_kind}, with other texts"
+        return f"There is 1 entry {of_kind}"
+    return f"There are {told.entries_of_kind} entries {of_kind}"
 
 
 def _never_asked(told: Explanation) -> str:
@@ -215,6 +216,8 @@ def _more(told: Explanation) -> Iterator[str]:
             yield "Undoing that one would not bring it back: it is gone, or void for another reason too."
     elif void is not None:
         yield "It is void, too."
+    if told.verdict == "evicted" and not told.is_shared:
+        yield "Not all tiers are shared by every process: another one may still have it."
     if told.verdict in ("bypass", "refresh") and any(place.found == "fresh" for place in told.places):
         yield "A call that uses the cache would be a hit."
 
@@ -225,7 +228,7 @@ def _difference(each: Difference) -> tuple[str, str]:
         return noun, _schema(each)
     if each.ours is not None or each.theirs is not None:
         ours, theirs = (_cut(value) if value else "none" for value in (each.ours, each.theirs))
-        return noun, f"{ours} here, {theirs} there"
+        return noun, f"{ours} here{';' if ',' in ours + theirs else ','} {theirs} there"
     return noun, {"other": "another one there", "only_ours": "only here", "only_theirs": "only there"}[each.how]
 
 
@@ -250,8 +253,23 @@ def _noun(component: str, name: str = "") -> str:
     return _NOUNS.get(component, component)
 
 
+def _nouns(differences: Iterable[Difference]) -> list[str]:
+    """Return what differs as nouns, all parameters with a name as one."""
+    nouns, names = list[str](), list[str]()
+    for each in differences:
+        if each.component != "param" or not each.name:
+            nouns.append(_noun(each.component))
+            continue
+        names.append(_plain(each.name))
+        if len(names) == 1:
+            nouns.append("")
+    named = ", ".join(names) if len(nouns) > 1 else _listed(names or [""])
+    told = f"parameter{'s' if len(names) > 1 else ''} {named}"
+    return [noun or told for noun in nouns]
+
+
 def _the(nouns: list[str]) -> str:
-    several = len(nouns) > 1 or nouns[0] in ("tags", "other parameters")
+    several = len(nouns) > 1 or nouns[0] in ("tags", "other parameters") or nouns[0].startswith("parameters ")
     return f"the {_listed(nouns)} {'differ' if several else 'differs'}"
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from llmcache.engine.log_copy import View
     from llmcache.engine.runtime import Runtime
 
+_FLUSH_SECONDS: Final = 2.0
 _NOT_FLUSHED: Final = "What was stored a moment ago may not be known to the ledger yet."
 _NO_LEDGER: Final = "The ledger cannot be read: what was stored before, and by whom it was made void, is not known."
 _OF_FOUND: Final[dict[Found, Verdict]] = {
@@ -77,7 +78,7 @@ def _told(now: Runtime, call: Call) -> Explanation:
 
 def _flushed() -> bool:
     try:
-        return flush()
+        return flush(_FLUSH_SECONDS)
     except ConfigurationError:
         return False
 

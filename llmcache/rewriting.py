@@ -4,13 +4,14 @@ Other processes hold copies in memory. So each change writes a row of the invali
 copies void, and the entry as it lies in the tiers from then on has that row in its list. The row and the entry are of
 one transaction: the entry is written once that is committed, and never where it is rolled back.
 
-An answer that somebody else has written meanwhile is never overwritten by an older one: it is looked for just before.
-Between that look and the writing lies a moment in which it is not seen. Then the older answer stands again, as if it
-had been written last; it is one that was valid all the time.
+An answer that somebody else has written meanwhile is not overwritten by an older one: it is looked for just before.
+Between that look and the writing lies a moment in which another process may write, and would not be seen. Then the
+older answer stands again, as if it had been written last; it is one that was valid all the time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
@@ -137,7 +138,9 @@ def refresh(key: str, *, user: str = "") -> Refreshed:
     # Where another process has asked, only the answer was waited for.
     rest = now.tiers.read_rest(answered.entry) if answered.rest is None else answered.rest
     kept = Held(answered.entry, rest or b"", port.kept_request(call))
-    _publish(now, row, kept, _Told(uid, REFRESHED, made_by))
+    # It is paid for and kept. Where somebody has changed it meanwhile, or has made it void, others were told of that.
+    with contextlib.suppress(NotRewritten):
+        _publish(now, row, kept, _Told(uid, REFRESHED, made_by))
     return Refreshed(dollars(answered.spent.cost), answered.entry.answer != before.answer)
 
 
@@ -250,8 +253,7 @@ class _Port(BlockingPort):
         self._uid = uid
 
     def entry(self, call: Call, reply: Reply, spent: Spent, seconds: float, seen: bytes) -> Entry:
-        fits = not seen.startswith(_DIGEST) and len(seen) < MAX_SEEN * SEEN_ID_BYTES
-        return super().entry(call, reply, spent, seconds, seen + self._uid if fits else seen)
+        return super().entry(call, reply, spent, seconds, seen + self._uid if _has_room(seen) else seen)
 
     def stored(self, call: Call, entry: Entry, beside: int) -> dict[str, Any]:
         told, row = super().stored(call, entry, beside), self._row
@@ -268,9 +270,13 @@ class _Told(NamedTuple):
 
 @sensitive_variables()
 def _publish(
-    now: Runtime, row: CacheEntry, changed: Held, told: _Told, note: Callable[[], object] = lambda: None
+    now: Runtime, row: CacheEntry, changed: Held, told: _Told, note: Callable[[], object] | None = None
 ) -> None:
-    """Write a row of the log for the key, and with it, once that is committed, the entry."""
+    """Write a row of the log for the key, and with it, once that is committed, the entry.
+
+    Without ``note`` the entry itself is no other than it was: then it gets that row into its list at once, for an id
+    that is of no row does no harm.
+    """
     from django.db import transaction
 
     entry, using = changed.entry, now.settings.database
@@ -285,11 +291,14 @@ def _publish(
         if told.uid not in _ids(seen):
             seen = _with(seen, told.uid, view, row.key)
         listed = Held(replace(entry, seen=seen), changed.rest, changed.request)
-        note()
+        if note is None:
+            _write(now, row, listed, made)
+        else:
+            note()
 
         def commit() -> None:
             # In this order: for who sees the row, the entry is there.
-            _write(now, listed)
+            _write(now, row, listed, made)
             note_that_one_was_made(now.namespace)
             now.log.commit((made,))
 
@@ -331,6 +340,10 @@ def _with(seen: bytes, more: bytes, view: View, key: str) -> bytes:
     return b"".join((*ids, more))
 
 
+def _has_room(seen: bytes) -> bool:
+    return not seen.startswith(_DIGEST) and len(seen) < MAX_SEEN * SEEN_ID_BYTES
+
+
 def _ids(seen: bytes) -> list[bytes]:
     return [seen[start : start + SEEN_ID_BYTES] for start in range(0, len(seen), SEEN_ID_BYTES)]
 
@@ -345,13 +358,21 @@ def _with_others(now: Runtime, entry: Entry) -> bytes:
 
 
 @sensitive_variables()
-def _write(now: Runtime, changed: Held) -> None:
-    entry = changed.entry
+def _write(now: Runtime, row: CacheEntry, changed: Held, made: Row) -> None:
     with _writing:
-        held = look(now, entry.key)
-        if held is None or held.entry.written_at <= entry.written_at:
+        held = look(now, changed.entry.key)
+        if held is not None and held.entry.written_at > changed.entry.written_at:
+            # What somebody has stored meanwhile stays, and gets the row into its list, or it would be void by it.
+            view = (
+                now.log.known().overlaid([made._replace(active=False)]).view(held.entry.key, facts_of(row, held.entry))
+            )
+            if not view.admits(held.entry.seen) or not _has_room(held.entry.seen):
+                return
+            changed = Held(replace(held.entry, seen=held.entry.seen + made.id), held.rest, held.request)
+        entry = replace(changed.entry, seen=_with_others(now, changed.entry))
+        if held is None or held.entry != entry:
             with Spending():
-                now.tiers.write(replace(entry, seen=_with_others(now, entry)), changed.rest, changed.request)
+                now.tiers.write(entry, changed.rest, changed.request)
 
 
 def _note_times(now: Runtime, row: CacheEntry, entry: Entry) -> None:

@@ -14,6 +14,9 @@ buttons       the row of buttons on the page of one
 entry_actions  what can be done with them: invalidate, refresh, set the TTL
 entry_changes  how that is done to one after the other, and told
 action_forms  what is asked before
+correcting    correcting, pinning and holding back one answer, from its page
+correction_form  the form, and how what does not pass is told
+corrections   what people have answered: the list, and withdrawing
 entry_explain  why a request missed: beside the entry that is nearest to it
 explained     the same in words
 whereabouts   where an entry lies now, asked of every tier within a deadline

@@ -141,7 +141,7 @@ class CorrectionAdmin(LedgerAdmin):
             Fact(_("made"), columns.moment(row.made_at), columns.ago(row.made_at)),
             Fact(_("made by"), known(row.made_by)),
             Fact(_("note"), known(row.note)),
-            Fact(_("stands by"), columns.link(address, columns.short(made.uid))),
+            Fact(_("line of the log"), columns.link(address, columns.short(made.uid))),
         ]
         if not made.active:
             facts += [

@@ -72,8 +72,7 @@ class EntryExplain(EntryPage):
 
     def _explained(self, request: HttpRequest, key: str, call: ProviderCall | None) -> dict[str, Any]:
         entry = self._entry(key)
-        attempts = self._attempts(request, key)
-        newest = call or (attempts[0] if attempts else None)
+        newest = call or self._newest(request, key)
         if entry is None and newest is None:
             return {"is_unknown": True}
         side = side_of_row(entry) if entry is not None else side_of_attempt(newest)  # pyright: ignore[reportArgumentType]
@@ -82,7 +81,7 @@ class EntryExplain(EntryPage):
         return {
             "original": entry,
             "key": key,
-            "sentence": self._sentence(entry, call or (newest if entry is None else None), attempts),
+            "sentence": self._sentence(entry, call or (newest if entry is None else None)),
             "facts": self._facts(request, entry, newest),
             **({} if entry is None else self._places(entry)),
             **self._beside(side, near),
@@ -93,18 +92,16 @@ class EntryExplain(EntryPage):
         here = process.current().namespace
         return min(rows, key=lambda row: (row.namespace != here, -row.pk), default=None)
 
-    def _attempts(self, request: HttpRequest, key: str) -> list[ProviderCall]:
-        if not self.readable(request, ProviderCall):
-            return []
-        rows = ProviderCall.objects.using(self.database()).filter(key=key)
-        return list(rows.order_by("-started_at", "-pk")[:MOST_KEYS])
+    def _newest(self, request: HttpRequest, key: str) -> ProviderCall | None:
+        return self._calls_of(key).first() if self.readable(request, ProviderCall) else None
 
-    def _sentence(
-        self, entry: CacheEntry | None, call: ProviderCall | None, attempts: list[ProviderCall]
-    ) -> Sentence | None:
+    def _calls_of(self, key: str) -> Any:
+        return ProviderCall.objects.using(self.database()).filter(key=key).order_by("-started_at", "-pk")
+
+    def _sentence(self, entry: CacheEntry | None, call: ProviderCall | None) -> Sentence | None:
         if call is not None:
-            earlier = (each for each in attempts if each.to_store and each.started_at < call.started_at)
-            return explained.of_attempt(call, next(earlier, None), has_entry=entry is not None)
+            before = self._calls_of(call.key).filter(to_store=True, started_at__lt=call.started_at).first()
+            return explained.of_attempt(call, before, has_entry=entry is not None)
         if entry is None:
             return None
         if entry.namespace != process.current().namespace:

@@ -75,9 +75,7 @@ class Validity:
         """Return the ids of those that are void, by when they were written."""
         views = [(entry, self.view(entry)) for entry in entries]
         withdrawn = {entry.pk for entry, view in views if entry.source in CORRECTED and view.correction is None}
-        about = {
-            entry.pk: (entry.written_at, _names(view.rows)) for entry, view in views if view.correction is None
-        }
+        about = {entry.pk: (entry.written_at, _names(view.rows)) for entry, view in views if view.correction is None}
         names = {name for _at, wanted in about.values() for name in wanted}
         if not names:
             return withdrawn

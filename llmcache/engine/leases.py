@@ -32,6 +32,8 @@ OUTCOME_SECONDS: Final = 2.0
 """How long those who wait can learn how a call has failed."""
 _MOST_GIVEN_UP: Final = 1_000
 _LATE_SECONDS: Final = 0.5
+_TRIES: Final = 20
+"""How often renewing is tried, at most, in the time that a lease lives."""
 
 
 class Names(NamedTuple):
@@ -246,8 +248,10 @@ class Leases:
     def _renew(self, leases: Sequence[Lease]) -> None:
         try:
             self._place.renew(leases, self._seconds)
-        except Exception as error:  # noqa: BLE001  # tried again when it is due again
+        except Exception as error:  # noqa: BLE001  # tried again soon: each has some time left
             logger.debug("Leases could not be renewed: %s.", type(error).__name__)
+            with self._changed:
+                self._due = min(self._due, self._monotonic() + self._seconds / _TRIES)
 
     def finish(self, seconds: float = _LATE_SECONDS) -> None:
         """Wait until what was ended has been told, at the end of a process."""

@@ -330,7 +330,7 @@ async def _fly(call: Call, port: Port, deadline: float, view: View) -> Answered 
                 return answered
         leader = _Leader(call, port, deadline, reason, view, own)
         try:
-            answered = await leader.wait_for_others()
+            answered = await leader.wait_for_others(own)
             if answered is not None:
                 if answered.outcome == "collapsed":
                     landing = Landing(answered.entry, answered.rest or b"")
@@ -373,10 +373,9 @@ class _Leader:
         return ABANDONED if self.last is None else Landing(self.last, self.rest)
 
     @sensitive_variables()
-    async def wait_for_others(self) -> Answered | None:
+    async def wait_for_others(self, flight: Flight) -> Answered | None:
         """Return what another process has stored, waited for if it is asking; None when this one is to ask."""
-        call, port, flight = self.call, self.port, self.flight
-        assert flight is not None
+        call, port = self.call, self.port
         judge, pause, outcome = Judge(self.view), _FIRST_POLL, "hit"
         while True:
             # Who cannot tell whether an entry is void has none of others' either.

@@ -32,8 +32,8 @@ from llmcache.prepared import PreparedCalls
 from llmcache.providers.openai_provider import OpenAIProvider
 from llmcache.sealing import seals_of
 from llmcache.tenancy import configured_tenancy
-from llmcache.tiers.configured import configured_tiers
 from llmcache.tiers.base import ByteTier
+from llmcache.tiers.configured import configured_tiers
 from llmcache.tiers.disk import DiskTier
 from llmcache.tiers.disk_leases import DiskLeases
 from llmcache.tiers.older_entries import OlderEntries

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Final
 
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
 from llmcache.engine.leases import ANY, HEAD_BYTES, TOKEN_BYTES, Lease, Reply, Turn
 from llmcache.tiers.redis_tier import RedisTier
@@ -138,7 +138,7 @@ class RedisLeases:
             except NoScriptError:
                 found = self.tier.command(of, "EVAL", script, len(keys), *keys, *given)
         except ResponseError as error:
-            if not str(error).startswith(_DENIALS):
+            if not isinstance(error, NoPermissionError) and not str(error).startswith("unknown command"):
                 raise
             self._denied = True
             logger.warning(
@@ -184,7 +184,6 @@ class RedisLeases:
         return int(kept)
 
 
-_DENIALS: Final = ("NOPERM", "ERR unknown command", "unknown command")
 _DIGESTS: Final = {
     script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
     for script in (_TAKE, _PUBLISH, _RENEW, _RELEASE)

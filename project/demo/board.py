@@ -25,7 +25,6 @@ from project.demo.types import Ingredient
 KIND: Final = "board"
 _KEPT_SECONDS: Final = 600
 """How long is remembered what the board has shown: longer than its answers last."""
-_FEW_SECONDS: Final = 5
 _SAME_SECONDS: Final = 1.0
 """Less than by which the moments differ at which two answers were made; one answer's own is told a little apart."""
 
@@ -122,7 +121,7 @@ def _seen(line: Line, found: llmcache.Explanation) -> Seen:
 
 
 def _facts(state: str, found: llmcache.Explanation, shown: dict[str, Any]) -> tuple[list[tuple[str, str]], _Bar | None]:
-    age, left, bar = found.age_seconds, NOTHING, None
+    age, left, bar = _age(found), NOTHING, None
     if age is not None:
         left, bar = _left(state, age, found.ttl_left_seconds)
     facts = [
@@ -157,10 +156,11 @@ def _voided(found: llmcache.Explanation) -> str:
 
 def _shown(line: Line, found: llmcache.Explanation) -> dict[str, Any] | None:
     """Return what is shown of an answer; None where it has gone since it was looked for."""
-    made = None if found.age_seconds is None else found.at.timestamp() - found.age_seconds
+    age = _age(found)
+    made = None if age is None else found.at.timestamp() - age
     name = f"board-shown-{found.key}"
     known: dict[str, Any] | None = cache.get(name)
-    if known is not None and _is_same(known["made"], made):
+    if known is not None and made is not None and abs(known["made"] - made) < _SAME_SECONDS:
         return known
     try:
         info = _extract(line, cache="only")
@@ -173,13 +173,14 @@ def _shown(line: Line, found: llmcache.Explanation) -> dict[str, Any] | None:
         "origin": info.origin,
         "saves": NOTHING if saves is None else money(saves),
     }
-    # What a human has said lies in no tier before somebody asks, and nobody tells when it was said.
-    cache.set(name, shown, _FEW_SECONDS if made is None else _KEPT_SECONDS)
+    if made is not None:
+        cache.set(name, shown, _KEPT_SECONDS)
     return shown
 
 
-def _is_same(known: float | None, made: float | None) -> bool:
-    return known == made if known is None or made is None else abs(known - made) < _SAME_SECONDS
+def _age(found: llmcache.Explanation) -> float | None:
+    # What a human has just said lies in no tier before somebody asks; the age is that of what it stands for.
+    return None if found.tier is None else found.age_seconds
 
 
 def _extract(line: Line, **options: Any) -> llmcache.Extraction[Ingredient]:

@@ -82,7 +82,7 @@ async def ask(request: HttpRequest) -> HttpResponse:
 def invalidate(request: HttpRequest) -> HttpResponse:
     """Invalidate the board's answers with a tag."""
     tag = _tag(request.POST.get("tag"))
-    llmcache.invalidate(kind=board.KIND, reason=REASON, user=_who(request))
+    llmcache.invalidate(kind=board.KIND, tag=tag, reason=REASON, user=_who(request))
     messages.info(request, f"Invalidated: {tag}. Nothing was deleted, and nobody was asked.")
     return _back()
 

@@ -14,6 +14,7 @@ from tests.browser.site import Site
 PAGES: dict[str, tuple[str, str | None, str]] = {
     # Name of the picture: scene, user, path or the name of a page that shows a row.
     "home": ("month", None, "/"),
+    "freshness": ("board", None, "/freshness/"),
     "admin-login": ("month", None, "/admin/login/"),
     "admin-index": ("month", "admin", "/admin/"),
     "dashboard": ("month", "viewer", "/llm/"),
@@ -111,9 +112,25 @@ def correct_well(tab: Tab) -> None:
     tab.do(lambda page: page.get_by_role("button", name="See what changes").click())
 
 
+def ask_for_the_board(tab: Tab) -> None:
+    """Have an answer for each line of the demo's board, and look what an invalidation would be about."""
+    while tab.do(lambda page: page.get_by_role("button", name="Undo:").count()):
+        tab.do(lambda page: page.get_by_role("button", name="Undo:").first.click())
+    tab.do(lambda page: page.get_by_role("button", name="Ask for all").click())
+    tab.do(lambda page: page.get_by_role("link", name="produce").first.click())
+
+
+def invalidate_on_the_board(tab: Tab) -> None:
+    """Invalidate a tag of the demo's board."""
+    ask_for_the_board(tab)
+    tab.do(lambda page: page.get_by_role("button", name="Invalidate produce").click())
+
+
 STEPS: dict[str, tuple[str, str | None, str, Callable[[Tab], None], str]] = {
     # Name of the picture: user, where it begins, what is done there, a heading of the page that comes.
     "answer": ("month", None, "/", ask_twice, "hit The answer was in memory"),
+    "freshness-preview": ("board", None, "/freshness/", ask_for_the_board, "Invalidate produce?"),
+    "freshness-invalidated": ("board", None, "/freshness/", invalidate_on_the_board, "At this moment"),
     "entry-revealed": ("month", "admin", "entry", reveal, "Answer and request"),
     "invalidation-preview": (
         "month",

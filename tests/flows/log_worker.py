@@ -30,6 +30,45 @@ class Worker:
         found = llmcache.extract_with_info(text, Person)
         return f"{found.outcome} {found.tier or ''}".strip()
 
+    def tries(self, text: str, **options: Any) -> list[Any]:
+        """Answer with the name that a call brings, its outcome and its attempts; or with an error's code."""
+        import llmcache
+
+        try:
+            found = llmcache.extract_with_info(text, Person, **options)
+        except llmcache.LLMCacheError as error:
+            return [error.code, "error", error.attempts]
+        return [found.value.name, found.outcome, found.attempts]
+
+    def crowd(self, text: str, threads: int, tasks: int) -> dict[str, int]:
+        """Ask at once from threads and tasks; answer with how many had each name and outcome."""
+        import asyncio
+        from collections import Counter
+
+        import llmcache
+
+        found: Counter[str] = Counter()
+
+        async def atry() -> None:
+            made = await llmcache.aextract_with_info(text, Person)
+            found[f"{made.value.name} {made.outcome}"] += 1
+
+        async def all_tasks() -> None:
+            await asyncio.gather(*(atry() for _ in range(tasks)))
+
+        def one() -> None:
+            name, outcome, _ = self.tries(text)
+            found[f"{name} {outcome}"] += 1
+
+        running = [threading.Thread(target=one) for _ in range(threads)]
+        for thread in running:
+            thread.start()
+        if tasks:
+            asyncio.run(all_tasks())
+        for thread in running:
+            thread.join()
+        return found
+
     def hit(self, text: str) -> bool:
         """Ask the short way; whether the provider was left alone is for the test to see."""
         import llmcache
@@ -63,10 +102,13 @@ class Worker:
         return llmcache.extract(text, Person).name
 
     def completion(self, text: str) -> str:
-        """Answer with what the completion of a hit says."""
+        """Answer with what the completion of a hit says; empty without one."""
         import llmcache
 
-        _, completion = llmcache.extract_with_completion(text, Person, cache="only")
+        try:
+            _, completion = llmcache.extract_with_completion(text, Person, cache="only")
+        except llmcache.NotCached:
+            return ""
         return completion.choices[0].message.content
 
     def refresh(self, text: str) -> bool:
@@ -94,6 +136,14 @@ class Worker:
         import llmcache
 
         return llmcache.invalidate(**conditions).id
+
+    def told_of_invalidations(self) -> int:
+        """Answer with how many rows of the log this process knows."""
+        from llmcache.engine import process
+
+        log = process.current().log
+        log.confirm()
+        return log.shared.state.rows
 
     def undo(self, invalidation: str) -> bool:
         """Answer whether it was in force."""

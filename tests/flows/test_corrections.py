@@ -601,8 +601,10 @@ def test_those_withdrawn_are_kept_as_long_from_then_on(provider: Sandbox) -> Non
         made.pk, made.invalidation = None, made.invalidation
         made.save()
     llmcache.invalidate(tag="new")
+    assert Correction.objects.count() == AT_A_TIME + 2
+    corrected()
     assert Correction.objects.filter(namespace=namespace, invalidation__active=False).count() == 1
-    assert Correction.objects.filter(invalidation__active=True).count() == 1
+    assert Correction.objects.filter(invalidation__active=True).count() == 2
 
 
 @pytest.mark.django_db(transaction=True)

@@ -16,12 +16,13 @@ from django.http import HttpResponse
 from django.test import Client
 
 import llmcache
+from llmcache import corrections, rewriting
 from llmcache.models import Invalidation
 from llmcache.testing import finish_refreshes
 from llmcache.testing.sandbox import Sandbox
 from project.demo import board, data
 from project.demo.sandboxed import sandboxed
-from project.demo.types import Ingredient
+from project.demo.types import Ingredient, Recipe
 from tests.conftest import MovedClock
 from tests.flows.newcomer import manage
 from tests.flows.test_serve import serving, until
@@ -169,6 +170,31 @@ def test_a_line_says_why(client: Client, asked: Sandbox) -> None:
     post(client, ASK)
     post(client, INVALIDATE, tag="produce")
     assert 'by a visitor: "Clicked on the page Freshness"' in look(client, "?why=1").text
+
+
+def test_a_human_answers_for_a_line(client: Client, asked: Sandbox) -> None:
+    post(client, ASK, line="1")
+    line = board.LINES[0]
+    key = llmcache.explain(line.text, Ingredient, kind="board", tags=line.tags).key
+    corrections.correct(key, json.dumps({**GOLD, "name": "shallot"}))
+    page = look(client)
+    assert states(page) == {"miss": 11, "hit": 1}
+    assert "shallot · 1 · peeled" in page.text
+    assert page.facts["made by"] == "human"
+    assert "Invalidated in the last minutes" not in page.text
+    assert asked.calls == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "response_model", "kind"),
+    [(data.SAMPLES[0], Ingredient, "Ingredient"), (data.A_RECIPE, Recipe, "Recipe"), ("1 leek", Ingredient, "board")],
+)
+def test_the_admin_can_ask_anew_for_the_demos_entries(
+    asked: Sandbox, text: str, response_model: type[Any], kind: str
+) -> None:
+    key = llmcache.extract_with_info(text, response_model, kind=kind).key
+    rewriting.refresh(key)
+    assert asked.calls == 2
 
 
 def test_who_is_logged_in_is_named_in_the_log(client: Client, asked: Sandbox) -> None:

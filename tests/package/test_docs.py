@@ -18,6 +18,7 @@ from llmcache import conf, exceptions, explanations
 from llmcache.engine.schemas import Seen
 from llmcache.schema_versions import write_seen
 from llmcache.testing.sandbox import Sandbox
+from tests.conftest import llmcache_settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -70,6 +71,21 @@ def test_the_examples_about_invalidating_run(sandbox: Sandbox) -> None:
         exec(compile(block, "invalidation.md", "exec"), names)
     assert names["concerned"].entries == 0
     assert llmcache.undo(names["mistake"]) is False
+
+
+@pytest.mark.django_db
+def test_the_examples_about_correcting_run(sandbox: Sandbox) -> None:
+    settings, calls, more = blocks((ROOT / "docs" / "corrections.md").read_text())
+    names: dict[str, Any] = {"text": "The printer is on fire", "llmcache": llmcache}
+    exec(compile(settings, "corrections.md", "exec"), names)
+    assert conf.problems(names["LLMCACHE"]) == []
+    exec("from pydantic import BaseModel\nclass Ticket(BaseModel):\n    title: str", names)
+    with llmcache_settings(KINDS={"Ticket": {"type": names["Ticket"]}}):
+        names["key"] = llmcache.extract_with_info(names["text"], names["Ticket"]).key
+        exec(compile(calls, "corrections.md", "exec"), names)
+        assert names["made"].note == "It said water."
+        assert llmcache.extract_with_info(names["text"], names["Ticket"]).origin == "provider"
+        exec(compile(more, "corrections.md", "exec"), names)
 
 
 @pytest.mark.django_db

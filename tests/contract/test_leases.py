@@ -1,0 +1,325 @@
+"""Every place for leases does the same: Redis by scripts, Redis without scripts, a disk tier's file."""
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from llmcache.engine.leases import ANY, HEAD_BYTES, Lease, LeasePlace, Leases, Names, Reply, Turn
+from llmcache.tiers.configured import tier_of
+from llmcache.tiers.disk import DiskTier
+from llmcache.tiers.disk_leases import DiskLeases
+from llmcache.tiers.redis_leases import RedisLeases
+from llmcache.tiers.redis_tier import RedisTier
+from tests.cache_servers import RedisServer
+from tests.contract.aliases import ALIAS, aliases, in_caches
+from tests.waiting import until
+
+OLD, NEW = b"o" * 100, b"n" * 100
+SECONDS = 30.0
+
+
+def names() -> Names:
+    """Return names of their own, which lie together."""
+    tag = os.urandom(8).hex()
+    return Names(*(f"{{{tag}}}:{part}" for part in ("entry", "more", "lead")))
+
+
+class Place:
+    """A place, and what lies in its tier."""
+
+    def __init__(self, place: Any) -> None:
+        self.place: LeasePlace = place
+        self.tier: Any = place.tier
+        self.names = names()
+
+    def turn(self, refused: bytes = b"") -> Turn:
+        return Turn(self.names, refused)
+
+    def take(self, turn: Turn, seconds: float = SECONDS, instead_of: bytes = b"") -> Reply:
+        return self.place.take(turn, seconds, instead_of)
+
+    def led(self, seconds: float = SECONDS, refused: bytes = b"") -> Lease:
+        turn = self.turn(refused)
+        reply = self.take(turn, seconds)
+        assert reply.state == "led"
+        return Lease(self.names, turn.token, reply.head, float("inf"))
+
+    def publish(self, lease: Lease, entry: bytes = NEW, ttl: float | None = SECONDS) -> bool:
+        return self.place.publish(lease, entry, b"more", ttl)
+
+    @property
+    def holder(self) -> bytes | None:
+        return self.tier.get(self.names.lease)
+
+    @property
+    def entry(self) -> bytes | None:
+        return self.tier.get(self.names.entry)
+
+
+@pytest.fixture(params=["Redis", "Redis without scripts", "shards", "disk"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    if request.param == "disk":
+        from llmcache.tiers.disk import DiskStore
+
+        store = DiskStore(tmp_path / "tier")
+        yield Place(DiskLeases(DiskTier("disk", store)))
+        store.close()
+        return
+    server: RedisServer = request.getfixturevalue("redis_server")
+    kind = {"shards": "django-redis over shards"}.get(request.param, "django-redis")
+    with aliases(request, tmp_path) as make:
+        settings = make.settings(kind)
+        if request.param == "Redis without scripts":
+            settings["LOCATION"] = _without_scripts(server)
+        with in_caches(**{ALIAS: settings}):
+            tier = tier_of(ALIAS)
+            assert isinstance(tier, RedisTier)
+            yield Place(RedisLeases(tier))
+            tier.close()
+
+
+def _without_scripts(server: RedisServer) -> str:
+    """Return the address of a user who may run no scripts."""
+    client = redis.Redis.from_url(server.url)
+    client.execute_command(
+        "ACL", "SETUSER", "noscripts", "on", ">secret", "~*", "&*", "+@all", "-eval", "-evalsha", "-script"
+    )
+    client.close()
+    return server.url.replace("redis://", "redis://noscripts:secret@")
+
+
+def test_the_first_leads_and_others_wait(place: Place) -> None:
+    first, second = place.turn(), place.turn()
+    assert place.take(first).state == "led"
+    found = place.take(second)
+    assert (found.state, found.holder, found.head) == ("waits", first.token, b"")
+    # Whoever asks again for what it has leads on.
+    assert place.take(first).state == "led"
+
+
+def test_what_was_published_is_found(place: Place) -> None:
+    lease = place.led()
+    assert place.publish(lease)
+    assert (place.entry, place.tier.get(place.names.more), place.holder) == (NEW, b"more", None)
+    found = place.take(place.turn())
+    assert (found.state, found.data) == ("found", NEW)
+
+
+def test_what_is_of_no_use_is_not_found_again(place: Place) -> None:
+    place.tier.set(place.names.entry, OLD, SECONDS)
+    turn = place.turn()
+    assert place.take(turn).data == OLD
+    turn.refused = OLD[:HEAD_BYTES]
+    reply = place.take(turn)
+    assert (reply.state, reply.head) == ("led", OLD[:HEAD_BYTES])
+    lease = Lease(place.names, turn.token, reply.head, float("inf"))
+    assert place.publish(lease)
+    assert place.entry == NEW
+
+
+def test_who_does_not_look_leads_whatever_lies_there_and_finds_what_comes(place: Place) -> None:
+    place.tier.set(place.names.entry, OLD, SECONDS)
+    lease, other = place.led(refused=ANY), place.turn(ANY)
+    waits = place.take(other)
+    assert (waits.state, waits.head) == ("waits", OLD[:HEAD_BYTES])
+    other.refused = waits.head
+    assert place.take(other).state == "waits"
+    assert place.publish(lease)
+    assert place.take(other).data == NEW
+
+
+def test_one_that_has_run_out_is_taken_and_its_holder_publishes_nothing(place: Place) -> None:
+    late = place.led(seconds=0.05)
+    turn = place.turn()
+    until(lambda: place.take(turn).state == "led")
+    assert not place.publish(late, OLD)
+    assert (place.entry, place.holder) == (None, turn.token)
+    assert place.publish(Lease(place.names, turn.token, b"", float("inf")))
+    # Nor when the other has published, and nobody holds it any more.
+    assert not place.publish(late, OLD)
+    assert place.entry == NEW
+
+
+def test_one_that_is_gone_publishes_where_nobody_has(place: Place) -> None:
+    """As after a restart of the server, which forgets everything."""
+    lease = place.led()
+    place.tier.delete(place.names.lease)
+    assert place.publish(lease)
+    assert (place.entry, place.holder) == (NEW, None)
+
+
+def test_one_that_is_gone_does_not_overwrite_what_came_meanwhile(place: Place) -> None:
+    lease = place.led()
+    place.tier.delete(place.names.lease)
+    place.tier.set(place.names.entry, OLD, SECONDS)
+    assert not place.publish(lease)
+    assert place.entry == OLD
+
+
+def test_renewed_it_lives_on(place: Place) -> None:
+    lease = place.led(seconds=0.2)
+    place.place.renew([lease], SECONDS)
+    clock = threading.Event()
+    clock.wait(0.3)
+    assert place.take(place.turn()).state == "waits"
+
+
+def test_renewed_when_it_is_gone_it_is_taken_anew_and_another_holders_is_not(place: Place) -> None:
+    lease, turn = place.led(), place.turn()
+    place.tier.delete(place.names.lease)
+    place.place.renew([lease], SECONDS)
+    assert place.holder == lease.token
+    place.tier.delete(place.names.lease)
+    assert place.take(turn).state == "led"
+    place.place.renew([lease], SECONDS)
+    assert place.holder == turn.token
+
+
+def test_many_are_renewed_at_once(place: Place) -> None:
+    leases = list[Lease]()
+    for _ in range(20):
+        place.names = names()
+        leases.append(place.led(seconds=0.3))
+    place.place.renew(leases, SECONDS)
+    threading.Event().wait(0.4)
+    assert [place.tier.get(lease.names.lease) for lease in leases] == [lease.token for lease in leases]
+
+
+def test_ended_by_its_holder_alone(place: Place) -> None:
+    lease, turn = place.led(), place.turn()
+    place.place.release(Lease(place.names, os.urandom(16), b"", 0), b"", SECONDS)
+    assert place.holder == lease.token
+    place.place.release(lease, b"", SECONDS)
+    assert place.holder is None
+    assert place.take(turn).state == "led"
+
+
+def test_how_it_failed_is_told_to_who_has_waited_for_it_alone(place: Place) -> None:
+    lease, waiting, late = place.led(), place.turn(), place.turn()
+    waiting.holder = place.take(waiting).holder
+    place.place.release(lease, b'{"code":"refused"}', SECONDS)
+    found = place.take(waiting)
+    assert (found.state, found.data) == ("failed", b'{"code":"refused"}')
+    assert place.take(late).state == "led"
+    # It waits for the one who leads now, who has not failed.
+    assert place.take(waiting).state == "waits"
+
+
+def test_how_it_failed_hinders_nobody_who_publishes(place: Place) -> None:
+    lease = place.led()
+    place.place.release(lease, b'{"code":"refused"}', SECONDS)
+    assert place.publish(lease)
+    assert place.entry == NEW
+
+
+def test_one_that_was_given_up_is_taken_over(place: Place) -> None:
+    ghost, turn = place.led(), place.turn()
+    assert place.take(turn).state == "waits"
+    assert place.take(turn, instead_of=os.urandom(16)).state == "waits"
+    assert place.take(turn, instead_of=ghost.token).state == "led"
+
+
+@pytest.mark.parametrize("token", [b"!" + b"x" * 15, b"\x00" * 16])
+def test_a_token_may_begin_as_it_likes(place: Place, token: bytes) -> None:
+    turn = place.turn()
+    turn.token = token
+    assert place.take(turn).state == "led"
+    assert place.take(place.turn()).state == "waits"
+    assert place.publish(Lease(place.names, token, b"", float("inf")))
+
+
+def test_of_many_at_once_one_leads(place: Place) -> None:
+    start, states = threading.Barrier(8), list[str]()
+
+    def take() -> None:
+        turn = place.turn()
+        start.wait(10)
+        states.append(place.take(turn).state)
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(states) == ["led", *["waits"] * 7]
+
+
+def test_for_no_time_and_for_ever(place: Place) -> None:
+    lease = place.led()
+    assert place.publish(lease, ttl=None)
+    assert place.entry == NEW
+
+
+# -- the book of one process
+
+
+class Broken:
+    """A place that cannot be reached."""
+
+    def take(self, turn: Turn, seconds: float, instead_of: bytes) -> Reply:
+        raise OSError("nobody is there")
+
+    def renew(self, leases: Any, seconds: float) -> None:
+        raise OSError("nobody is there")
+
+    def release(self, lease: Lease, outcome: bytes, seconds: float) -> None:
+        raise OSError("nobody is there")
+
+    def publish(self, lease: Lease, entry: bytes, more: bytes, ttl_seconds: float | None) -> bool:
+        raise OSError("nobody is there")
+
+
+def test_who_cannot_say_that_it_leads_leads_alone() -> None:
+    leases = Leases(Broken(), 10, lambda: 0.0)
+    reply, lease = leases.take(Turn(Names("a", "b", "c"), b""), 60)
+    assert (reply.state, len(leases)) == ("alone", 0)
+    leases.end(lease, here=True)
+    with pytest.raises(OSError, match="nobody"):
+        leases.publish(lease, NEW, b"", None)
+
+
+def test_a_lease_that_a_process_gave_up_on_does_not_keep_it_waiting(place: Place) -> None:
+    """A server that stood still has granted it after all."""
+    import time
+
+    leases = Leases(place.place, SECONDS, time.monotonic)
+    turn = place.turn()
+    reply, lease = leases.take(turn, time.monotonic() + 60)
+    assert reply.state == "led"
+    with leases._changed:
+        leases._held.clear()
+    leases._give_up(lease.token)
+    again, _ = leases.take(place.turn(), time.monotonic() + 60)
+    assert again.state == "led"
+
+
+def test_they_are_renewed_while_their_calls_last_and_not_longer(place: Place) -> None:
+    import time
+
+    leases = Leases(place.place, 0.3, time.monotonic)
+    _, lease = leases.take(place.turn(), time.monotonic() + 1.0)
+    other = place.turn()
+    began = time.monotonic()
+    while (state := place.take(other, 0.3).state) == "waits":
+        time.sleep(0.02)
+    # As long as the call may take, and the last renewal lasts; not one lease, and not for ever.
+    assert (state, time.monotonic() - began > 0.9) == ("led", True)
+    leases.end(lease, here=True)
+    assert place.holder == other.token
+
+
+def test_ended_elsewhere_it_is_told_by_the_thread(place: Place) -> None:
+    import time
+
+    leases = Leases(place.place, SECONDS, time.monotonic)
+    reply, lease = leases.take(place.turn(), time.monotonic() + 60)
+    assert (reply.state, len(leases)) == ("led", 1)
+    leases.end(lease, here=False)
+    assert len(leases) == 0
+    leases.finish(10)
+    assert place.holder is None
