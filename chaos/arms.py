@@ -30,6 +30,8 @@ class Size:
     """How much is done."""
 
     readers: int = 8
+    makers: int = 2
+    """Processes that invalidate."""
     invalidations: int = 1_000
     few: int = 100
     """How many where each takes a process its life, and in the control."""
@@ -39,7 +41,7 @@ class Size:
     wipes: int = 50
 
 
-BRIEF: Final = Size(readers=2, invalidations=40, few=10, seconds=2.0, recheck=0.2, entries=20, wipes=5)
+BRIEF: Final = Size(readers=1, makers=1, invalidations=30, few=20, seconds=1.5, recheck=0.2, entries=20, wipes=5)
 
 
 @dataclass(frozen=True)
@@ -166,8 +168,8 @@ class Place:
         few = arm.killed or arm.blind
         count, seconds = (size.few, size.seconds / 2) if few else (size.invalidations, size.seconds)
         makers = [
-            ("die" if arm.killed else "invalidate", f"maker-{seed}-{place}", str(count // 2), str(seconds))
-            for place in range(2)
+            ("die" if arm.killed else "invalidate", f"maker-{seed}-{place}", str(count // size.makers), str(seconds))
+            for place in range(size.makers)
         ]
         roles = [("read", f"reader-{seed}-{place}") for place in range(size.readers)]
         environments = [readers] * len(roles) + [others] * len(makers)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any, Final
 
-_WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 860, 420, 60, 64, 250, 56
+_WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 900, 420, 60, 64, 290, 56
 _COLOURS: Final = ("#0a7f6f", "#c77700", "#3457a6", "#8a4fae", "#96151d", "#5d6875")
 _FONTS: Final = "Inter, Helvetica Neue, Arial, DejaVu Sans, sans-serif"
 _INK, _QUIET, _HAIR, _PAPER = "#17202b", "#5d6875", "#e6e9ee", "#ffffff"
@@ -29,7 +29,7 @@ def drawn(report: Mapping[str, Any]) -> str:
     for bound in bounds:
         at = _x(bound, most)
         parts.append(f'<path d="M{at:.1f} {_TOP}V{_y(0):.1f}" stroke="{_INK}" stroke-dasharray="4 4" fill="none"/>')
-        parts.append(_text(at - 6, _TOP + 14, f"promised: {bound:g} s", _INK, anchor="end"))
+        parts.append(_text(at - 6, _y(0) - 8, f"promised: {bound:g} s", _INK, anchor="end"))
     for place, found in enumerate(arms):
         colour = _COLOURS[place % len(_COLOURS)]
         parts.append(f'<path d="{_steps(found["each"], most)}" stroke="{colour}" stroke-width="2" fill="none"/>')

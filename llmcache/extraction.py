@@ -89,7 +89,7 @@ class Extraction(Generic[T]):
     attempts: int
     """How many attempts left for the provider during this call; 0 on a hit."""
     origin: str
-    """Who made the answer: ``"provider"``."""
+    """Who made the answer: ``"provider"``, or ``"human"`` where a correction stands."""
     _parts: InitVar[tuple[Plan, bytes, bytes | None]]
 
     def __post_init__(self, _parts: tuple[Plan, bytes, bytes | None]) -> None:

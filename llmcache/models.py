@@ -345,6 +345,28 @@ class Correction(models.Model):
         return f"{self.kind} {self.key[:12]}"
 
 
+class Lease(models.Model):
+    """Which process asks the provider for one request, where no tier can hold that.
+
+    Rows come and go with the calls; times are the database's own.
+    """
+
+    # What its entry is called in the tiers, so that two projects in one database do not meet.
+    name = models.CharField(_("name"), max_length=255, unique=True)
+    token = models.CharField(_("token"), max_length=32)
+    until = models.DateTimeField(_("until"))
+    # How the call has failed; empty while it is under way.
+    outcome = models.TextField(_("outcome"), blank=True)
+
+    class Meta:
+        verbose_name = _("lease")
+        verbose_name_plural = _("leases")
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return self.token[:12]
+
+
 class _Sums(models.Model):
     """Calls with one outcome, the attempts that were made for them, and what both came to."""
 

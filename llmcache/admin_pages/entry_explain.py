@@ -47,7 +47,7 @@ class EntryExplain(EntryPage):
         text = call.key if call is not None else as_hex(wanted)
         context: dict[str, Any] = {"wanted": wanted if call is None else call.key}
         if text:
-            keys = [text] if call is not None or len(text) == len("0" * 64) else self._keys(text)
+            keys = [text] if call is not None or len(text) == len("0" * 64) else self._keys(request, text)
             context |= self._explained(request, keys[0], call) if len(keys) == 1 else {"choices": self._choices(keys)}
             context["is_unknown"] = not keys
         elif wanted:
@@ -59,11 +59,13 @@ class EntryExplain(EntryPage):
             return None
         return ProviderCall.objects.using(self.database()).filter(pk=number).first()
 
-    def _keys(self, text: str) -> list[str]:
+    def _keys(self, request: HttpRequest, text: str) -> list[str]:
         """Return the keys of entries, and of calls, that begin so."""
         found: set[str] = set()
-        for rows in (CacheEntry.objects, ProviderCall.objects):
-            begun = rows.using(self.database()).filter(beginning("key", text)).order_by("key")
+        for model in (CacheEntry, ProviderCall):
+            if not self.readable(request, model):
+                continue
+            begun = model._default_manager.using(self.database()).filter(beginning("key", text)).order_by("key")
             found.update(begun.values_list("key", flat=True).distinct()[: MOST_KEYS + 1])
         return sorted(found)
 

@@ -107,6 +107,10 @@ class LeasePlace(Protocol):
         """End a lease that is still held, and leave in its place how the call has failed, if that is to be told."""
         ...
 
+    def close(self) -> None:
+        """Let go of what was opened for leases alone."""
+        ...
+
 
 class Leases:
     """The leases of one runtime. ``seconds`` is how long one lives that is renewed."""
@@ -126,6 +130,7 @@ class Leases:
         self._thread: threading.Thread | None = None
         self._due = float("inf")
         self._busy = False
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self._held)
@@ -211,6 +216,8 @@ class Leases:
     # -- the thread
 
     def _start(self) -> None:
+        if self._closed:
+            return
         if self._thread is not None and self._thread.is_alive():
             return
         self._thread = threading.Thread(target=self._serve, name="llmcache-watchdog", daemon=True)
@@ -225,7 +232,9 @@ class Leases:
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._ended or self._is_due(), self._wait())
+                self._changed.wait_for(lambda: self._ended or self._closed or self._is_due(), self._wait())
+                if self._closed:
+                    return
                 self._busy = True
                 ended, self._ended = self._ended, []
                 now = self._monotonic()
@@ -254,7 +263,15 @@ class Leases:
                 self._due = min(self._due, self._monotonic() + self._seconds / _TRIES)
 
     def finish(self, seconds: float = _LATE_SECONDS) -> None:
-        """Wait until what was ended has been told, at the end of a process."""
+        """Wait until what was ended has been told."""
         with self._changed:
             if self._thread is not None and self._thread.is_alive():
                 self._changed.wait_for(lambda: not self._ended and not self._busy, seconds)
+
+    def close(self) -> None:
+        """Tell what is to be told, renew nothing any more, and let go of the place."""
+        self.finish()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._place.close()

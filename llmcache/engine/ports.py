@@ -72,7 +72,7 @@ class PortBase:
         if found is None:
             return None
         # What others do not know of, or know by another key, they could not tell from an answer that stands.
-        may_keep = True
+        may_keep = view.correction == self._runtime.log.shared.correction(call.key)
         return corrected_of(call, found, view, self._clock.wall(), may_keep=may_keep)
 
     def note_unfit(self, call: Call, view: View) -> None:

@@ -126,6 +126,8 @@ def finish(timeout: float) -> None:
         background.finish()
     runtime = _current
     if runtime is not None:
+        if runtime.leases is not None:
+            runtime.leases.finish()
         runtime.tiers.drain(timeout)
         runtime.writer.stop(timeout)
 

@@ -76,7 +76,7 @@ class Runtime:
         memory = self.tiers.memory
         self.memory = memory.store if memory else None
         self.memory_name = memory.name if memory else None
-        self.leases, self.lease_tier = _leases(settings, self.tiers, self.clock)
+        self.leases, self.lease_tier = _leases(settings, self.tiers, self.clock, test)
         self.flights = Flights()
         self.refreshes = Refreshes(self.clock.monotonic)
         self.journal = Journal(
@@ -148,6 +148,8 @@ class Runtime:
     def close(self) -> None:
         """Close files and connections; entries stay where they are."""
         self.refreshes.close()
+        if self.leases is not None:
+            self.leases.close()
         self.log.close()
         self.writer.stop(_STOP_SECONDS)
         self.journal.close()
@@ -159,6 +161,8 @@ class Runtime:
     def forget(self, successor: Runtime) -> None:
         """End a test's runtime: its lines and counts are dropped, and what its successor has taken over stays open."""
         self.refreshes.close()
+        if self.leases is not None:
+            self.leases.close()
         self.journal.close()
         self.tiers.close()
         if successor._providers is not self._providers:
@@ -208,7 +212,9 @@ def _log(settings: conf.Settings, namespace: str, tiers: TierStack, clock: Clock
     )
 
 
-def _leases(settings: conf.Settings, tiers: TierStack, clock: Clock) -> tuple[Leases | None, ByteTier | None]:
+def _leases(
+    settings: conf.Settings, tiers: TierStack, clock: Clock, test: str | None
+) -> tuple[Leases | None, ByteTier | None]:
     """Return where processes tell each other which of them asks, and the tier that this is."""
     redis = _redis(tiers)
     if redis is not None:
@@ -218,6 +224,14 @@ def _leases(settings: conf.Settings, tiers: TierStack, clock: Clock) -> tuple[Le
     disk = next((tier for tier in tiers.below if isinstance(tier, DiskTier)), None)
     if disk is not None:
         return Leases(DiskLeases(disk), settings.lease, clock.monotonic), disk
+    # Not in a test, whose database is gone before a connection that nobody has asked for.
+    shared = [tier for tier in tiers.below if tier.state().shared in ("machine", "network")]
+    if shared and test is None and settings.database in connections.settings:
+        from llmcache.lease_rows import VENDORS, DatabaseLeases
+
+        if connections[settings.database].vendor in VENDORS:
+            rows = DatabaseLeases(settings.database, shared[-1])
+            return Leases(rows, settings.lease, clock.monotonic), shared[-1]
     return None, None
 
 

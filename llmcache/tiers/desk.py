@@ -42,6 +42,10 @@ class _Work(Generic[_T]):
                 self.error = error
 
 
+_LAST: Final = _Work[None](lambda: None)
+"""Ends a thread."""
+
+
 class Desk:
     """At most ``most`` threads that do what is brought, in its order, and end when nothing is brought for a while.
 
@@ -82,6 +86,13 @@ class Desk:
         ``queue.Full`` when too much waits already.
         """
         self._bring(do).done.wait(seconds)
+
+    def close(self) -> None:
+        """Let the threads end now that have nothing to do, each with what it has open."""
+        with self._changed:
+            for _ in range(self._threads):
+                self._work.put(_LAST)
+            self._changed.wait_for(lambda: self._threads == 0, IDLE_SECONDS)
 
     def drain(self, timeout: float) -> None:
         """Wait until all that was brought is done, or time is up."""
@@ -134,7 +145,15 @@ class Desk:
     def _next(self, brought: queue.Queue[_Work[Any]]) -> _Work[Any] | None:
         while True:
             try:
-                return brought.get(timeout=IDLE_SECONDS)
+                work = brought.get(timeout=IDLE_SECONDS)
+                if work is not _LAST:
+                    return work
+                # Before it is told: who waits wants nothing to be open any more.
+                self._leave()
+                with self._changed:
+                    self._threads -= 1
+                    self._changed.notify_all()
+                    return None
             except queue.Empty:
                 with self._changed:
                     if brought.empty():

@@ -85,6 +85,9 @@ class DiskLeases:
 
         self.tier.in_one_step(release)
 
+    def close(self) -> None:
+        """Do nothing: the tier has what is open."""
+
     def _found(self, turn: Turn) -> Reply | None:
         if turn.refused == ANY:
             return None

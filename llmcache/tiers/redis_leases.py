@@ -128,6 +128,9 @@ class RedisLeases:
             else:
                 self.tier.command(name, "DEL", key)
 
+    def close(self) -> None:
+        """Do nothing: the tier has what is open."""
+
     def _run(self, script: str, of: str, keys: list[str], given: tuple[Any, ...], *, answers: bool = True) -> Any:
         """Return what a script does; None where the server denies scripts. One that answers nothing gives True."""
         if self._denied:

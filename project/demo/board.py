@@ -105,13 +105,15 @@ _STATES: Final = {
     "expired": ("expired", "Its time is over."),
     "too_old": ("expired", "Its time is over."),
     "evicted": ("evicted", "No tier has it any more."),
+    "never_asked": ("miss", "Nobody has asked yet."),
+    "differs": ("miss", "Nobody has asked yet."),
     "not_stored": ("miss", "It was asked in vain."),
 }
-_UNASKED: Final = ("miss", "Nobody has asked yet.")
 
 
 def _seen(line: Line, found: llmcache.Explanation) -> Seen:
-    state, told = _STATES.get(found.verdict, _UNASKED)
+    # What is rarer is told as it is printed.
+    state, told = _STATES.get(found.verdict) or ("miss", str(found).partition("\n")[0])
     shown = _shown(line, found) if state in ("hit", "stale") else None
     told, last_asked = _voided(found) or told, ("last asked", _last_asked(found.key))
     if shown is None:

@@ -118,7 +118,7 @@ def _asked_in_two_forms() -> CacheEntry | None:
     for entry in entries.filter(kind="inbox"):
         if entries.filter(content_hash=entry.content_hash).exclude(schema=entry.schema).exists():
             return entry
-    return entries.first()
+    return entries.filter(key__regex="^[0-9a-f]{64}$").first()
 
 
 def _names() -> set[str]:

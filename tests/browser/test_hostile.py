@@ -56,6 +56,14 @@ def test_lists_and_rows_show_it_as_text(table: str, sites: Callable[[str], Site]
             assert content <= window
 
 
+def test_what_stands_beside_the_nearest_is_text(sites: Callable[[str], Site]) -> None:
+    site = sites("hostile")
+    with site.tab(width=NARROW) as tab:
+        assert SHOWN in open_and_look(tab, site.pages["why"]).replace("\n", "")
+        content, window = tab.widths()
+        assert content <= window
+
+
 def test_what_is_revealed_is_text(sites: Callable[[str], Site]) -> None:
     with sites("hostile").tab() as tab:
         tab.open("/admin/llmcache/cacheentry/")

@@ -8,15 +8,18 @@ from typing import Any
 
 import pytest
 import redis
+from pytest_django import DjangoDbBlocker
 
 from llmcache.engine.leases import ANY, HEAD_BYTES, Lease, LeasePlace, Leases, Names, Reply, Turn
 from llmcache.tiers.configured import tier_of
-from llmcache.tiers.disk import DiskTier
+from llmcache.tiers.disk import DiskStore, DiskTier
 from llmcache.tiers.disk_leases import DiskLeases
 from llmcache.tiers.redis_leases import RedisLeases
 from llmcache.tiers.redis_tier import RedisTier
 from tests.cache_servers import RedisServer
 from tests.contract.aliases import ALIAS, aliases, in_caches
+from tests.ledgers import ALIAS as LEDGER
+from tests.ledgers import known
 from tests.waiting import until
 
 OLD, NEW = b"o" * 100, b"n" * 100
@@ -54,18 +57,44 @@ class Place:
 
     @property
     def holder(self) -> bytes | None:
-        return self.tier.get(self.names.lease)
+        return self.held_by(self.names.lease)
+
+    def held_by(self, name: str) -> bytes | None:
+        """Return what lies in a lease's place."""
+        rows = getattr(self.place, "_rows", None)
+        if rows is None:
+            return self.tier.get(name)
+        row = rows().filter(name=name).first()
+        return None if row is None else bytes.fromhex(row.token)
+
+    def forget(self) -> None:
+        """Let the lease be gone, as after a restart of the server."""
+        rows = getattr(self.place, "_rows", None)
+        if rows is None:
+            self.tier.delete(self.names.lease)
+        else:
+            rows().filter(name=self.names.lease).delete()
 
     @property
     def entry(self) -> bytes | None:
         return self.tier.get(self.names.entry)
 
 
-@pytest.fixture(params=["Redis", "Redis without scripts", "shards", "disk"])
+@pytest.fixture(params=["Redis", "Redis without scripts", "shards", "disk", "PostgreSQL"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    if request.param == "disk":
-        from llmcache.tiers.disk import DiskStore
+    if request.param == "PostgreSQL":
+        from llmcache.lease_rows import DatabaseLeases
 
+        database: dict[str, Any] = request.getfixturevalue("postgresql_tables")
+        blocker: DjangoDbBlocker = request.getfixturevalue("django_db_blocker")
+        store = DiskStore(tmp_path / "tier")
+        with blocker.unblock(), known(database):
+            made = Place(DatabaseLeases(LEDGER, DiskTier("disk", store)))
+            yield made
+            made.place.close()
+        store.close()
+        return
+    if request.param == "disk":
         store = DiskStore(tmp_path / "tier")
         yield Place(DiskLeases(DiskTier("disk", store)))
         store.close()
@@ -148,14 +177,14 @@ def test_one_that_has_run_out_is_taken_and_its_holder_publishes_nothing(place: P
 def test_one_that_is_gone_publishes_where_nobody_has(place: Place) -> None:
     """As after a restart of the server, which forgets everything."""
     lease = place.led()
-    place.tier.delete(place.names.lease)
+    place.forget()
     assert place.publish(lease)
     assert (place.entry, place.holder) == (NEW, None)
 
 
 def test_one_that_is_gone_does_not_overwrite_what_came_meanwhile(place: Place) -> None:
     lease = place.led()
-    place.tier.delete(place.names.lease)
+    place.forget()
     place.tier.set(place.names.entry, OLD, SECONDS)
     assert not place.publish(lease)
     assert place.entry == OLD
@@ -171,10 +200,10 @@ def test_renewed_it_lives_on(place: Place) -> None:
 
 def test_renewed_when_it_is_gone_it_is_taken_anew_and_another_holders_is_not(place: Place) -> None:
     lease, turn = place.led(), place.turn()
-    place.tier.delete(place.names.lease)
+    place.forget()
     place.place.renew([lease], SECONDS)
     assert place.holder == lease.token
-    place.tier.delete(place.names.lease)
+    place.forget()
     assert place.take(turn).state == "led"
     place.place.renew([lease], SECONDS)
     assert place.holder == turn.token
@@ -187,7 +216,7 @@ def test_many_are_renewed_at_once(place: Place) -> None:
         leases.append(place.led(seconds=0.3))
     place.place.renew(leases, SECONDS)
     threading.Event().wait(0.4)
-    assert [place.tier.get(lease.names.lease) for lease in leases] == [lease.token for lease in leases]
+    assert [place.held_by(lease.names.lease) for lease in leases] == [lease.token for lease in leases]
 
 
 def test_ended_by_its_holder_alone(place: Place) -> None:
@@ -272,6 +301,9 @@ class Broken:
 
     def publish(self, lease: Lease, entry: bytes, more: bytes, ttl_seconds: float | None) -> bool:
         raise OSError("nobody is there")
+
+    def close(self) -> None:
+        """Have nothing open."""
 
 
 def test_who_cannot_say_that_it_leads_leads_alone() -> None:

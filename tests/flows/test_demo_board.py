@@ -215,6 +215,16 @@ def test_where_nobody_is_there_to_ask_the_page_says_so(client: Client, asked: Sa
     assert asked.received == 0
 
 
+def test_what_is_rare_is_told_as_explain_prints_it(client: Client, asked: Sandbox, settings: Any) -> None:
+    settings.LLMCACHE = {**settings.LLMCACHE, "ENABLED": False}
+    line = board.LINES[0]
+    told = str(llmcache.explain(line.text, Ingredient, kind="board", tags=line.tags)).partition("\n")[0]
+    assert "ENABLED" in told
+    page = look(client)
+    assert states(page) == {"miss": 12}
+    assert " ".join(told.split()) in page.text
+
+
 def test_only_the_boards_own_invalidations_are_undone_here(client: Client, asked: Sandbox) -> None:
     others = [
         llmcache.invalidate(kind="Ingredient", tag="produce"),

@@ -256,6 +256,23 @@ def test_an_invalidation_before_it_and_one_after_it(provider: Sandbox, committed
     assert ask() == (36, "miss")
 
 
+def test_what_is_invalidated_on_the_way_is_not_brought_back(
+    provider: Sandbox, committed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = key_of()
+    write = rewriting._invalidated
+
+    def meanwhile(*arguments: Any) -> Any:
+        llmcache.invalidate(key=key)
+        return write(*arguments)
+
+    monkeypatch.setattr(rewriting, "_invalidated", meanwhile)
+    assert why_not(committed, rewriting.retime, key, HOUR) == "invalidated"
+    monkeypatch.undo()
+    llmcache.invalidate(key=key)
+    assert ask() == (36, "miss")
+
+
 def test_undoing_its_row_leaves_the_answer(provider: Sandbox, committed: Any, forget_memory: Any) -> None:
     key = key_of()
     llmcache.invalidate(key=key)
@@ -421,6 +438,16 @@ def test_what_only_the_key_knows_of_stays(options: dict[str, Any], provider: San
     if "subject" in options:
         llmcache.invalidate(subject="ann")
         assert ask(**options) == (37, "miss")
+
+
+def test_what_was_void_by_its_subject_is_good_again(provider: Sandbox, committed: Any) -> None:
+    key = key_of(subject="ann", tags=["eu"], tenant="acme")
+    for conditions in ({"subject": "ann"}, {"tag": "eu"}, {"tenant": "acme"}, {"subject": "ann", "tag": "eu"}):
+        llmcache.invalidate(**conditions)  # type: ignore[arg-type]
+    provider.answers["Ada"] = {"age": 37}
+    committed(rewriting.refresh, key)
+    assert ask(subject="ann", tags=["eu"], tenant="acme") == (37, "hit")
+    assert provider.calls == 2
 
 
 def test_an_unchanged_answer_is_told(provider: Sandbox, committed: Any) -> None:
