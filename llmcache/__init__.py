@@ -15,6 +15,7 @@ The way of one call, and the modules in its order:
     engine        the policy (every decision, no I/O), the ports that carry it out in the caller's thread or in the
                   background loop, flights, what a process holds
     invalidation  what must not be served any more, by decision; the engine keeps the log of it and asks it
+    rewriting     another TTL, or a new answer, for one entry; ``kept_calls`` makes the call again
     corrections   what is served in place of the provider's answer, because a person has said so
     explaining    why a call is answered from the cache or is not; told by tiers, log and ledger
     tiers         memory over stores of bytes

@@ -30,33 +30,41 @@ class CorrectionRows:
         self._lock = threading.Lock()
 
     @sensitive_variables()
-    def find(self, row_id: bytes) -> HumanAnswer | None:
-        """Return what a human has answered by a row of the log; None when it was withdrawn, or cannot be read."""
+    def find(self, keys: tuple[bytes, ...]) -> HumanAnswer | None:
+        """Return what a human has answered for a request with these keys; None when nobody has, or it cannot be read.
+
+        The newest that stands, whatever is known of the log here: what is known to stand may just have been withdrawn.
+        """
+        from llmcache.invalidation_rows import id_of
         from llmcache.models import Correction
 
         rows = Correction.objects.using(self._using).filter(
-            invalidation__uid=row_id.hex(), invalidation__namespace=self._namespace, invalidation__active=True
+            namespace=self._namespace, key__in=[key.hex() for key in keys], invalidation__active=True
         )
         try:
-            found = rows.values_list("answer", "cost_pico_usd", "latency_ms", "is_pin").first()
+            found = (
+                rows.order_by("-invalidation_id")
+                .values_list("invalidation__uid", "answer", "cost_pico_usd", "latency_ms", "is_pin")
+                .first()
+            )
         except Exception as error:  # noqa: BLE001  # of whatever database: a call goes on without it
             self._tell(error)
             return None
         self._tell(None)
         if found is None:
             return None
-        answer, cost, latency_ms, is_pin = found
-        return HumanAnswer(answer.encode(errors="surrogatepass"), cost, latency_ms, is_pin)
+        uid, answer, cost, latency_ms, is_pin = found
+        return HumanAnswer(id_of(uid), answer.encode(errors="surrogatepass"), cost, latency_ms, is_pin)
 
     @sensitive_variables()
-    def find_in_thread(self, row_id: bytes) -> HumanAnswer | None:
+    def find_in_thread(self, keys: tuple[bytes, ...]) -> HumanAnswer | None:
         """Do as ``find`` in a thread of our own, which keeps no connection."""
         from llmcache.invalidation_rows import InvalidationRows
 
         rows = InvalidationRows(self._using, self._namespace)
         try:
             with rows.reading():
-                return self.find(row_id)
+                return self.find(keys)
         except Exception as error:  # noqa: BLE001  # as above
             self._tell(error)
             return None

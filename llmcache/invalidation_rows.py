@@ -130,11 +130,12 @@ def _read(found: Iterable[tuple[Any, ...]]) -> list[Row]:
     for number, uid, holds, older, *conditions in found:
         predicate = Predicate._make(map(known, conditions, conditions))
         supersedes = () if older == "[]" else _ids(older)
-        rows.append(Row(number, _id(uid), predicate, holds & 1 == 1, supersedes, holds >= _CORRECTS))
+        rows.append(Row(number, id_of(uid), predicate, holds & 1 == 1, supersedes, holds >= _CORRECTS))
     return rows
 
 
-def _id(uid: str) -> bytes:
+def id_of(uid: str) -> bytes:
+    """Return what entries hold of a row."""
     try:
         found = bytes.fromhex(uid)
     except ValueError:
@@ -145,7 +146,7 @@ def _id(uid: str) -> bytes:
 
 def _ids(supersedes: str) -> tuple[bytes, ...]:
     try:
-        return tuple(map(_id, json.loads(supersedes)))
+        return tuple(map(id_of, json.loads(supersedes)))
     except (ValueError, TypeError, AttributeError, RecursionError):
         return ()
 
@@ -158,7 +159,7 @@ def without_rewriting(rows: Any) -> Any:
 def row_of(row: Invalidation) -> Row:
     """Return what a copy of the log knows of a row."""
     predicate = Predicate(*(getattr(row, column) or None for column in _COLUMNS.values()))
-    return Row(row.pk, _id(row.uid), predicate, row.active, _ids(json.dumps(row.supersedes)), row.corrects)
+    return Row(row.pk, id_of(row.uid), predicate, row.active, _ids(json.dumps(row.supersedes)), row.corrects)
 
 
 def columns_of(predicate: Predicate) -> dict[str, str]:

@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 SECONDS: Final = 0.5
 """How long a caller waits for the database; then it leads without a lease."""
+WAITING_SECONDS: Final = 5.0
 VENDORS: Final = ("postgresql", "mysql")
 _THREADS: Final = 2
 _SWEEP_EVERY: Final = 100
@@ -46,7 +47,9 @@ class DatabaseLeases:
         value = self.tier.get(turn.names.entry) or b""
         if _is_found(value, turn):
             return Reply("found", value)
-        reply = self._ask(partial(self._take, turn, seconds, instead_of))
+        # Who has waited for another knows that somebody asks, and is in no hurry to do so too.
+        patience = WAITING_SECONDS if turn.holder else SECONDS
+        reply = self._ask(partial(self._take, turn, seconds, instead_of), patience)
         if reply.state != "led":
             return reply._replace(head=value[:HEAD_BYTES])
         # Somebody may have published and ended its lease in between.
@@ -124,8 +127,8 @@ class DatabaseLeases:
     def _rows(self) -> Any:
         return LeaseRow.objects.using(self._using)
 
-    def _ask(self, do: Callable[[], T]) -> T:
-        return self._desk.ask(partial(self._connected, do), SECONDS)
+    def _ask(self, do: Callable[[], T], seconds: float = SECONDS) -> T:
+        return self._desk.ask(partial(self._connected, do), seconds)
 
     def _connected(self, do: Callable[[], T]) -> T:
         connection = connections[self._using]

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 MOST: Final = 10_000
 """Entries of one form that a page looks at, the newest ones; further down a database reads for seconds."""
 _MOST_NAMES: Final = 1_000
-_AT_ONCE: Final = 100
-"""Forms that are counted by one statement: SQLite takes at most 500 parts."""
+_AT_ONCE: Final = 50
+"""Forms that are counted by one statement, each with a dozen values: an old SQLite takes 999 of them."""
 
 Form = tuple[str, str]
 """A response type's name and a fingerprint."""
@@ -173,7 +173,7 @@ def _last_seen(using: str, names: Iterable[str]) -> dict[str, SchemaVersion]:
 
 
 def live_entries(using: str, forms: Iterable[Form], *, most: int | None = None) -> dict[Form, Live]:
-    """Return the entries of each form that have not expired, by one statement for a hundred forms.
+    """Return the entries of each form that have not expired, by one statement for fifty forms.
 
     ``most``: of each form the newest so many are looked at; None: all of them.
     """

@@ -27,6 +27,7 @@ from llmcache.models import (
     Correction,
     EntryTag,
     Invalidation,
+    Lease,
     ProviderCall,
     SchemaVersion,
     TenantDay,
@@ -247,7 +248,7 @@ def one_call(sandbox: Sandbox) -> None:
 PAYLOAD = "\"'><img src=x onerror=window.__xss=1><script>window.__xss=1</script>{{ 7|add:7 }}javascript:alert(1)"
 TABLES: tuple[type[models.Model], ...] = (
     *(ProviderCall, CacheEntry, EntryTag, SchemaVersion, UsageBucket, TenantDay),
-    *(Invalidation, Correction),
+    *(Invalidation, Correction, Lease),
 )
 # The app's own words, or what an entry in the tiers or a line of the log is found by.
 _KEPT = {"outcome", "namespace", "uid", "supersedes"}

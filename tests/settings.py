@@ -19,3 +19,5 @@ LLMCACHE |= {"JITTER": 0}  # noqa: F405
 LLMCACHE |= json.loads(os.environ.get("LLMCACHE_TEST_SETTINGS", "{}"))
 if os.environ.get("LLMCACHE_TEST_CACHES"):
     CACHES = json.loads(os.environ["LLMCACHE_TEST_CACHES"])
+if os.environ.get("LLMCACHE_TEST_DATABASE"):
+    DATABASES = {"default": json.loads(os.environ["LLMCACHE_TEST_DATABASE"])}

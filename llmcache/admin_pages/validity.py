@@ -61,7 +61,7 @@ class Validity:
         if view.correction is not None:
             # What a human has answered is served, whatever lies there.
             return None
-        if entry.source in CORRECTED:
+        if self._was_corrected(entry):
             return self._corrections(entry).order_by("-pk").first()
         if not view.rows or (seen is not None and view.admits(seen)):
             return None
@@ -74,7 +74,7 @@ class Validity:
     def void(self, entries: Iterable[CacheEntry]) -> set[int]:
         """Return the ids of those that are void, by when they were written."""
         views = [(entry, self.view(entry)) for entry in entries]
-        withdrawn = {entry.pk for entry, view in views if entry.source in CORRECTED and view.correction is None}
+        withdrawn = {entry.pk for entry, view in views if view.correction is None and self._was_corrected(entry)}
         about = {entry.pk: (entry.written_at, _names(view.rows)) for entry, view in views if view.correction is None}
         names = {name for _at, wanted in about.values() for name in wanted}
         if not names:
@@ -83,6 +83,9 @@ class Validity:
         made: dict[str, datetime] = dict(rows.values_list("uid", "made_at"))
         void = {pk for pk, (at, wanted) in about.items() if any(name in made and made[name] >= at for name in wanted)}
         return withdrawn | void
+
+    def _was_corrected(self, entry: CacheEntry) -> bool:
+        return entry.source in CORRECTED and entry.namespace == self._namespace
 
     def _corrections(self, entry: CacheEntry) -> Any:
         rows = Invalidation.objects.using(self._using).filter(namespace=self._namespace, key=entry.key)

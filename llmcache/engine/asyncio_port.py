@@ -64,7 +64,7 @@ class AsyncioPort(PortBase):
         tiers = self._runtime.tiers
         if again and self._runtime.lease_tier is not None:
             with self._spending:
-                if len(tiers.below) == 1:
+                if len(tiers.below) == 1 and self._runtime.older_entries is None:
                     return tiers.read_memory(call.key, call.oldest, judge, call.stalest)
                 return await workers.files.run(partial(self.look_again, call, judge))
         found = tiers.read_memory(call.key, call.oldest, judge, call.stalest)
@@ -78,9 +78,7 @@ class AsyncioPort(PortBase):
 
     @sensitive_variables()
     async def corrected(self, call: Call, view: View) -> Corrected | None:
-        if view.correction is None:
-            return None
-        find = partial(self._runtime.corrections.find_in_thread, view.correction)
+        find = partial(self._runtime.corrections.find_in_thread, (call.key, *call.older_keys))
         return self.corrected_of(call, view, await workers.files.run(find))
 
     async def read_rest(self, entry: Entry) -> bytes | None:

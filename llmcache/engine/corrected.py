@@ -23,6 +23,8 @@ PINNED: Final = "pinned"
 class HumanAnswer(NamedTuple):
     """What a correction's row says."""
 
+    row_id: bytes
+    """Of the row of the log by which it stands."""
     answer: bytes
     cost: int | None
     """What the answer had cost that it stands for, in 10**-12 US dollars; None when that is not known."""
@@ -68,7 +70,7 @@ def corrected_of(call: Call, found: HumanAnswer, view: View, now: float, *, may_
         stale_until=FOREVER,
         cost=UNKNOWN_COST if found.cost is None or not 0 <= found.cost <= MOST_COST else found.cost,
         latency_ms=max(found.latency_ms, 0),
-        seen=view.seen_corrected,
+        seen=view._replace(correction=found.row_id).seen_corrected,
         meta=json.dumps(meta, separators=(",", ":")).encode(),
     )
     return Corrected(entry, plan.provider.rest(plan.model, now), may_keep, str(uuid.uuid4()))

@@ -96,7 +96,7 @@ class Port(Protocol):
         ...
 
     async def corrected(self, call: Call, view: View) -> Corrected | None:
-        """Return the entry of the human's answer that stands by this view; None when it cannot be read."""
+        """Return the entry of the human's answer that stands; None when there is none, or it cannot be read."""
         ...
 
     def note_unfit(self, call: Call, view: View) -> None:

@@ -72,7 +72,7 @@ class PortBase:
         if found is None:
             return None
         # What others do not know of, or know by another key, they could not tell from an answer that stands.
-        may_keep = view.correction == self._runtime.log.shared.correction(call.key)
+        may_keep = found.row_id == self._runtime.log.shared.correction(call.key)
         return corrected_of(call, found, view, self._clock.wall(), may_keep=may_keep)
 
     def note_unfit(self, call: Call, view: View) -> None:
@@ -96,7 +96,8 @@ class PortBase:
 
     def look_again(self, call: Call, judge: Judge) -> Found | None:
         """Return what ``read_tiers`` does, without the tier that is looked into when a lease is taken there."""
-        return self._runtime.tiers.read(call.key, call.oldest, judge, call.stalest, but=self._runtime.lease_tier)
+        found = self._runtime.tiers.read(call.key, call.oldest, judge, call.stalest, but=self._runtime.lease_tier)
+        return self.read_older(call) if found is None else found
 
     def take_turn(self, call: Call, flight: Flight, judge: Judge, until: float) -> Turned:
         """Try to lead a flight over all processes. It may take time."""
@@ -223,8 +224,7 @@ class BlockingPort(PortBase):
 
     @sensitive_variables()
     async def corrected(self, call: Call, view: View) -> Corrected | None:
-        found = None if view.correction is None else self._runtime.corrections.find(view.correction)
-        return self.corrected_of(call, view, found)
+        return self.corrected_of(call, view, self._runtime.corrections.find((call.key, *call.older_keys)))
 
     async def read_rest(self, entry: Entry) -> bytes | None:
         with self._spending:

@@ -40,6 +40,22 @@ class Worker:
             return [error.code, "error", error.attempts]
         return [found.value.name, found.outcome, found.attempts]
 
+    def note_waits(self, folder: str) -> None:
+        """Leave a file there when this process waits for another's lease."""
+        from pathlib import Path
+
+        from llmcache.engine.leases import Leases
+
+        take = Leases.take
+
+        def noted(*given: Any) -> Any:
+            found = take(*given)
+            if found[0].state == "waits":
+                Path(folder, str(os.getpid())).touch()
+            return found
+
+        Leases.take = noted  # type: ignore[method-assign]
+
     def crowd(self, text: str, threads: int, tasks: int) -> dict[str, int]:
         """Ask at once from threads and tasks; answer with how many had each name and outcome."""
         import asyncio

@@ -293,6 +293,18 @@ def test_the_newest_stands_and_then_the_one_before(provider: Sandbox) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
+def test_what_another_process_has_just_withdrawn_or_made_is_read_as_it_is(provider: Sandbox) -> None:
+    corrected()
+    second = corrected(answer='{"name": "Countess Ada"}')
+    # Another process, of which this one has not heard yet.
+    Invalidation.objects.filter(pk=second.invalidation.pk).update(active=False)
+    assert [asked(), asked(), provider.calls] == [("hit", "Ada Lovelace"), ("hit", "Ada Lovelace"), 1]
+    process.install(None)
+    assert process.current().log.read_now()
+    assert [asked(), asked(), provider.calls] == [("hit", "Ada Lovelace"), ("hit", "Ada Lovelace"), 1]
+
+
+@pytest.mark.django_db(transaction=True)
 def test_an_answer_that_was_under_way_does_not_hide_it(provider: Sandbox) -> None:
     key = key_of()
     llmcache.invalidate(key=key)

@@ -522,7 +522,9 @@ def test_parameters_are_told_together(provider: Sandbox) -> None:
     found = told(temperature=0.25, seed=2)
     assert first_line(found).endswith("but the parameters seed, temperature and tags differ.")
     assert "none here; a, b there" in str(found)
-    assert first_line(told(temperature=0.25, seed=2, tags=["a", "b"])).endswith("parameters seed and temperature differ.")
+    assert first_line(told(temperature=0.25, seed=2, tags=["a", "b"])).endswith(
+        "parameters seed and temperature differ."
+    )
 
 
 def test_more_parameters_than_have_a_hash_are_one_component(provider: Sandbox) -> None:

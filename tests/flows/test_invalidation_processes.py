@@ -67,10 +67,11 @@ class Worker:
 class Workers:
     """Processes of one project, which all end with the test."""
 
-    def __init__(self, var: Path, caches: dict[str, Any]) -> None:
+    def __init__(self, var: Path, caches: dict[str, Any], **variables: str) -> None:
         self._started: list[Worker] = []
         with override_settings(CACHES=caches):
-            self._environment = child_environment(LLMCACHE_TESTS_VAR=str(var), LLMCACHE_TEST_CACHES=json.dumps(caches))
+            given = {"LLMCACHE_TESTS_VAR": str(var), "LLMCACHE_TEST_CACHES": json.dumps(caches), **variables}
+            self._environment = child_environment(**given)
 
     def start(self) -> Worker:
         """Start one."""

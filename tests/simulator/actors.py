@@ -87,18 +87,34 @@ async def invalidate(world: World, process: Process) -> None:
     random = schedule.random
     await step("pauses", random.choice(_PAUSES))
     predicate = random.choice(_PREDICATES)
+    await _make(world, process, predicate)
+    if random.random() < 0.5:
+        await ask_for(world.make_port, process, me, _any_call(world))
+
+
+async def correct(world: World, process: Process) -> None:
+    """Answer in place of the provider, as ``corrections.correct`` does."""
+    random = world.schedule.random
+    await step("pauses", random.choice(_PAUSES))
+    await _make(world, process, Predicate(key=FIRST.key.hex()), corrects=True)
+    if random.random() < 0.5:
+        await ask_for(world.make_port, process, world.me(), FIRST)
+
+
+async def _make(world: World, process: Process, predicate: Predicate, *, corrects: bool = False) -> None:
+    schedule, me = world.schedule, world.me()
+    random = schedule.random
     in_transaction = random.random() < 0.6
     if in_transaction and random.random() < 0.3:
         await ask_for(world.make_port, process, me, _any_call(world))
     await process.confirm()
     number, supersedes = world.table.next_number(), process.log.heads(predicate)
-    row = Row(number, _id_of(number), predicate, True, supersedes)
+    row = Row(number, _id_of(number), predicate, True, supersedes, corrects)
     change = Change(row, me, process)
     world.oracle.invalidations.append(change)
-    schedule.say(f"makes row {number}: {_said(predicate)}, instead of {[_number(each) for each in supersedes]}")
+    what = f"{_said(predicate)}{', with an answer of its own' if corrects else ''}"
+    schedule.say(f"makes row {number}: {what}, instead of {[_number(each) for each in supersedes]}")
     await _commit(world, change, in_transaction=in_transaction)
-    if random.random() < 0.5:
-        await ask_for(world.make_port, process, me, _any_call(world))
 
 
 async def undo(world: World, process: Process) -> None:

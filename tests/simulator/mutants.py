@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from llmcache.engine.call import Call, Spent
+from llmcache.engine.corrected import Corrected
 from llmcache.engine.flights import Flight
 from llmcache.engine.log_copy import Judge, View
 from llmcache.envelope import Entry
@@ -50,10 +51,26 @@ class NeverChecks(SimulatedPort):
         return await super().view(call)
 
 
+class KeepsUncommitted(SimulatedPort):
+    """Keeps what a human has answered in a transaction that may be rolled back."""
+
+    def _may_keep(self, may_keep: bool) -> bool:
+        return True
+
+
+class ForgetsHumans(SimulatedPort):
+    """Does not ask what a human has answered."""
+
+    async def corrected(self, call: Call, view: View) -> Corrected | None:
+        return None
+
+
 MUTANTS: Final[dict[str, CallPort]] = {
     "log-read-late": LogReadLate,
     "flights-by-key": FlightsByKey,
     "fast-tier-hides": FastTierHides,
     "looks-once": LooksOnce,
     "never-checks": NeverChecks,
+    "keeps-uncommitted": KeepsUncommitted,
+    "forgets-humans": ForgetsHumans,
 }

@@ -63,6 +63,8 @@ class Oracle:
     schedule: Schedule
     bound: float
     """Seconds after which every process has to know what was committed; 0 is strict."""
+    is_down: bool = False
+    """Whether the database does not always answer."""
     invalidations: list[Change] = field(default_factory=list)
     undos: dict[bytes, list[Change]] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
@@ -87,7 +89,12 @@ class Oracle:
         """Judge an answer."""
         self.answers += 1
         self.hits += outcome == "hit"
+        if number < 0:
+            self._humans(begun, -number)
+            return
         asked = self.asked[number]
+        if outcome != "bypass" and not self.is_down:
+            self._providers(begun, number)
         for change in self.invalidations:
             if (
                 self._matches(change, begun.call)
@@ -100,12 +107,39 @@ class Oracle:
                     f"asked for at step {asked.tick}, before {_said(change)}"
                 )
 
+    def _humans(self, begun: Begun, number: int) -> None:
+        """Judge an answer that a human has given by the row with this number."""
+        (change,) = (each for each in self.invalidations if each.row.number == number)
+        if change.rolled_back or (change.committed is None and change.task is not begun.task):
+            raise Violation(f"{begun.task.name} got the human's answer {number}, which nobody has given")
+        if any(self._is_known(undo, begun) for undo in self.undos.get(change.row.id, ())):
+            raise Violation(f"{begun.task.name} got the human's answer {number}, which was withdrawn")
+        for other in self._corrections(begun):
+            if other.row.number > number:
+                raise Violation(f"{begun.task.name} got the human's answer {number}, and there is a newer one")
+
+    def _providers(self, begun: Begun, number: int) -> None:
+        """Judge an answer of the provider's: a human's has to stand in its place where there is one."""
+        for change in self._corrections(begun):
+            raise Violation(f"{begun.task.name} got answer #{number} in place of the human's, {_said(change)}")
+
+    def _corrections(self, begun: Begun) -> list[Change]:
+        """Return the human's answers that a call has to know of, and that nobody has withdrawn."""
+        return [
+            change
+            for change in self.invalidations
+            if change.row.corrects
+            and self._matches(change, begun.call)
+            and self._is_known(change, begun)
+            and not self._is_undone(change, begun.task)
+        ]
+
     def viewed(self, begun: Begun, view: View) -> None:
         """Judge what a call knows of the log after it has looked: what was undone must not be in force any more."""
         if not view.is_confirmed:
             return
-        for valid in view.rows:
-            for undo in self.undos.get(valid.id, ()):
+        for row_id in (*(valid.id for valid in view.rows), view.correction or b""):
+            for undo in self.undos.get(row_id, ()):
                 if self._is_known(undo, begun):
                     raise Violation(f"{begun.task.name} does not know at step {self.schedule.tick} of {_said(undo)}")
 

@@ -43,6 +43,13 @@ class Table:
         self._schedule.let_others(self._latency)
         return found
 
+    def answer(self, key: str, own: list[Row]) -> Row | None:
+        """Return the row by which a human's answer stands for a key, as a transaction with rows of its own sees it."""
+        self._ask("reads the human's answer")
+        seen = {**self.committed, **{row.number: row for row in own}}
+        stand = [row for row in seen.values() if row.corrects and row.active and row.predicate.key == key]
+        return max(stand, key=lambda row: row.number, default=None)
+
     def reading(self) -> nullcontext[None]:
         return nullcontext()
 

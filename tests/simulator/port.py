@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 from llmcache import envelope, keys
 from llmcache.clock import Clock
 from llmcache.engine.call import Answered, Attempt, Call, Spent
+from llmcache.engine.corrected import Corrected, HumanAnswer, corrected_of
 from llmcache.engine.flights import ABANDONED, Flight, Flights, Landing
 from llmcache.engine.landings import LED_ALONE, Turned
 from llmcache.engine.log import WAIT_SECONDS, Log
@@ -21,7 +22,7 @@ from llmcache.providers.base import Body, Failure, Reply
 from llmcache.tiers.memory import MemoryStore
 from llmcache.tiers.stack import Found, Held, MemoryTier, TierStack
 from tests.simulator.oracle import Asked, Begun, Oracle
-from tests.simulator.places import SharedTier, Table, Wall
+from tests.simulator.places import SharedTier, Table, TableDownError, Wall
 from tests.simulator.schedule import FOR_EVER, Schedule, Task, step, waiting
 
 NAMESPACE: Final = "simulated"
@@ -58,6 +59,7 @@ class Process:
         self.oracle = oracle
         self.recheck = recheck
         self.tier = tier
+        self.table = table
         self.memory: MemoryStore[Held] = MemoryStore(100_000)
         clock = Clock(schedule.wall, schedule.monotonic, simulated=True)
         self.tiers = TierStack(MemoryTier("memory", self.memory), (tier,), NAMESPACE, clock)
@@ -189,6 +191,26 @@ class SimulatedPort:
         entry = None if data is None else envelope.decode(data, call.key)
         if entry is not None and judge.admits(entry.seen):
             self._oracle.missed(self._begun, self.process.tier.name)
+
+    async def corrected(self, call: Call, view: View) -> Corrected | None:
+        await step("asks for the human's answer")
+        log = self.process.log
+        try:
+            row = self.process.table.answer(call.key.hex(), log._own_rows())
+        except TableDownError:
+            return None
+        if row is None:
+            return None
+        await step(f"has the human's answer by row {row.number}")
+        found = HumanAnswer(row.id, json.dumps({"asked": -row.number}).encode(), 0, 0, False)
+        may_keep = self._may_keep(row.id == log.shared.correction(call.key))
+        return corrected_of(call, found, view, self._schedule.wall(), may_keep=may_keep)
+
+    def _may_keep(self, may_keep: bool) -> bool:
+        return may_keep
+
+    def note_unfit(self, call: Call, view: View) -> None:
+        raise AssertionError("a human's answer passes")
 
     async def read_rest(self, entry: Entry) -> bytes | None:
         await step("reads what was kept beside")

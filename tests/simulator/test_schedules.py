@@ -24,6 +24,8 @@ def test_nothing_goes_wrong_in_the_first_half(start: int) -> None:
         ("fast-tier-hides", 15),
         ("looks-once", 2),
         ("never-checks", 50),
+        ("keeps-uncommitted", 1),
+        ("forgets-humans", 20),
     ],
 )
 def test_what_breaks_a_rule_is_found_out(mutant: str, at_least: int) -> None:

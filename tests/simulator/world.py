@@ -30,7 +30,7 @@ class World:
         if is_down and recheck:
             # What holds when the database does not answer: the grace, and what lay on the board then.
             bound = _GRACE + recheck + _SLACK
-        self.oracle = Oracle(schedule, bound)
+        self.oracle = Oracle(schedule, bound, is_down)
         self.table = Table(schedule, latency=random.choice((0.0, 0.0, 0.01)), fails=0.3 if is_down else 0.0)
         wall = Wall(schedule) if random.random() < 0.6 else None
         tier = SharedTier(schedule, faults=0.1 if random.random() < 0.3 else 0.0)
@@ -58,6 +58,10 @@ class World:
             self._add(f"invalidator {number} in {process.name}", process, actors.invalidate(self, process))
         process = random.choice(self.processes)
         self._add(f"undoer in {process.name}", process, actors.undo(self, process))
+        # In every fourth one, so that the others stay as they were.
+        for number in range(1, (2 if seed % 8 == 7 else 1 if seed % 4 == 3 else 0) + 1):
+            process = random.choice(self.processes)
+            self._add(f"corrector {number} in {process.name}", process, actors.correct(self, process))
         schedule.add("bad luck", actors.go_wrong(self), serves=True)
 
     def problem(self) -> str | None:

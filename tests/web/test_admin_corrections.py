@@ -336,6 +336,8 @@ def test_rows_of_another_name_space_are_left_alone(admin_client: Client, entry: 
     for model in (CacheEntry, Correction, Invalidation):
         model.objects.update(namespace="theirs")
     assert buttons(admin_client, entry) == ["reveal"]
+    # Nobody can tell here.
+    assert "fresh" in read(admin_client, ENTRIES).rows[-1][3]
     for what in ("correct", "pin", "quarantine", "restore"):
         assert "another name space" in act(admin_client, entry, what)
     response = admin_client.post(f"{LIST}{row.pk}/withdraw/", follow=True)
