@@ -193,6 +193,7 @@ def _tiers(settings: conf.Settings) -> list[checks.CheckMessage]:
     except ConfigurationError as error:
         return [checks.Error(str(error), id="llmcache.E003")]
     found = [message for alias in aliases for message in _tier(alias)]
+    found += _no_leases(settings, aliases)
     return found if settings.tiers is None else [*found, *_memory_alone(aliases)]
 
 
@@ -263,6 +264,35 @@ def _redis(alias: str) -> list[checks.CheckMessage]:
             hint="Name the primary alone, or use a backend and client of Django's or django-redis's own: of those, "
             "llmcache reads the primary.",
             id="llmcache.W012",
+        )
+    ]
+
+
+def _no_leases(settings: conf.Settings, aliases: Sequence[str]) -> list[checks.CheckMessage]:
+    """Find tiers that processes share, and in which none can say that it is asking the provider."""
+    from django.core.cache.backends.dummy import DummyCache
+    from django.core.cache.backends.locmem import LocMemCache
+    from django.db import connections
+
+    from llmcache.backends import DiskCache, MemoryCache
+    from llmcache.tiers.configured import class_of
+
+    backends = [class_of(alias, "") for alias in aliases]
+    own = (MemoryCache, LocMemCache, DummyCache)
+    shared = [backend for backend in backends if not issubclass(backend, own)]
+    if not shared or any(issubclass(backend, DiskCache) or is_redis(backend) for backend in shared):
+        return []
+    databases: dict[str, Any] = connections.settings
+    engine = str(databases.get(settings.database, {}).get("ENGINE"))
+    if any(vendor in engine for vendor in ("postgresql", "postgis", "mysql")):
+        return []
+    return [
+        checks.Warning(
+            "Processes that ask for the same at the same moment all ask the provider: neither a tier nor the database "
+            "of LLMCACHE['DATABASE'] can hold who is asking.",
+            hint="Add a Redis or a llmcache.backends.DiskCache to LLMCACHE['TIERS'], or keep the ledger in PostgreSQL "
+            "or MySQL.",
+            id="llmcache.W013",
         )
     ]
 

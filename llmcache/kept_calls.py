@@ -66,7 +66,7 @@ def call_of(now: Runtime, row: CacheEntry, entry: Entry, kept: bytes | None) -> 
         call = checked(now, content, annotation, options, body, needs_completion=False)
     except InvalidRequest:
         raise refused("other_request", row.key) from None
-    if call.cache != "refresh":
+    if call.cache != "refresh" or not call.stores:
         raise refused("off", row.key)
     _require_equal(row, call, kept)
     _require_leave(now, row, call)

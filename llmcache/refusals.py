@@ -16,7 +16,7 @@ REASONS: Final[dict[str, Any]] = {
     "invalidated": _("It was invalidated, and this would not bring it back."),
     "corrected": _("A human's answer stands in its place."),
     "crowded": _("More invalidations are about it than an entry can list."),
-    "off": _("The cache is switched off (ENABLED), or bypassed."),
+    "off": _("The cache is switched off (ENABLED, a TTL of zero), or bypassed."),
     "type_not_registered": _("Its response type is not registered: KINDS names no “type” for its kind."),
     "type_unusable": _("The response type that KINDS names for its kind cannot be used."),
     "schema_changed": _("Its response type has changed since: a new answer would have another form."),

@@ -2,7 +2,8 @@
 
 Other processes hold copies in memory. So each change writes a row of the invalidation log for the key, which makes the
 copies void, and the entry as it lies in the tiers from then on has that row in its list. The row and the entry are of
-one transaction: the entry is written once that is committed, and never where it is rolled back.
+one transaction: an entry gets its other TTL once that is committed, and never where it is rolled back. A new answer is
+paid for, and kept as soon as it is there.
 
 An answer that somebody else has written meanwhile is not overwritten by an older one: it is looked for just before.
 Between that look and the writing lies a moment in which another process may write, and would not be seen. Then the
@@ -135,13 +136,15 @@ def refresh(key: str, *, user: str = "") -> Refreshed:
     uid = os.urandom(SEEN_ID_BYTES)
     port = _Port(now, row, uid)
     answered: Answered = run(resolve(call, port))
+    entry = answered.entry
     # Where another process has asked, only the answer was waited for.
-    rest = now.tiers.read_rest(answered.entry) if answered.rest is None else answered.rest
-    kept = Held(answered.entry, rest or b"", port.kept_request(call))
-    # It is paid for and kept. Where somebody has changed it meanwhile, or has made it void, others were told of that.
-    with contextlib.suppress(NotRewritten):
-        _publish(now, row, kept, _Told(uid, REFRESHED, made_by))
-    return Refreshed(dollars(answered.spent.cost), answered.entry.answer != before.answer)
+    rest = now.tiers.read_rest(entry) if answered.rest is None else answered.rest
+    # What the kind's own function gives no time at all is not kept.
+    if entry.fresh_until > entry.written_at:
+        # It is paid for and kept. Where somebody has changed it meanwhile, or has made it void, others know of that.
+        with contextlib.suppress(NotRewritten):
+            _publish(now, row, Held(entry, rest or b"", port.kept_request(call)), _Told(uid, REFRESHED, made_by))
+    return Refreshed(dollars(answered.spent.cost), entry.answer != before.answer)
 
 
 def possible(row: CacheEntry, held: Held | None) -> dict[str, str | None]:

@@ -465,6 +465,18 @@ def test_its_ttl_is_what_it_was_asked_for_with(clock: MovedClock, provider: Sand
         assert left_of(key_of(ttl=None, tags=["x"])) == [None, None]
 
 
+def test_a_kind_whose_answers_are_given_no_time(provider: Sandbox, committed: Any) -> None:
+    key = key_of()
+    assert llmcache.flush()
+    provider.answers["Ada"] = {"age": 37}
+    with llmcache_settings(KINDS={"Person": {"type": Person, "ttl": 0}}):
+        assert why_not(committed, rewriting.refresh, key) == "off"
+    with llmcache_settings(KINDS={"Person": {"type": Person, "ttl": lambda person: 60 if person.age == 36 else 0}}):
+        assert committed(rewriting.refresh, key).is_other
+        assert ask() == (36, "hit")
+    assert not Invalidation.objects.exists()
+
+
 def test_what_is_void_is_asked_for_anew(provider: Sandbox, committed: Any) -> None:
     key = key_of()
     llmcache.invalidate(kind="Person")

@@ -9,6 +9,7 @@ import pytest
 from django.core.checks import run_checks
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
+from django.db import connections
 from django.test import override_settings
 
 from llmcache.checks import TAG, check_llmcache, check_tables
@@ -208,10 +209,10 @@ REDIS = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://127.0.
         ({"llm": LOCMEM}, ["W007"]),
         ({"memory": MEMORY, "llm": DUMMY}, ["W008"]),
         ({"memory": MEMORY}, ["W009"]),
-        ({"memory": MEMORY, "llm": DATABASE}, ["W010"]),
-        ({"memory": MEMORY, "llm": FILE}, ["W010"]),
-        ({"memory": MEMORY, "llm": {**DATABASE, **LARGE}}, []),
-        ({"memory": MEMORY, "llm": {**FILE, **LARGE}}, []),
+        ({"memory": MEMORY, "llm": DATABASE}, ["W010", "W013"]),
+        ({"memory": MEMORY, "llm": FILE}, ["W010", "W013"]),
+        ({"memory": MEMORY, "llm": {**DATABASE, **LARGE}}, ["W013"]),
+        ({"memory": MEMORY, "llm": {**FILE, **LARGE}}, ["W013"]),
         ({"memory": MEMORY, "llm": REDIS}, []),
     ],
     ids=str,
@@ -220,11 +221,22 @@ def test_a_poor_tier_is_named(caches: dict[str, dict[str, Any]], expected: list[
     with override_settings(CACHES={"default": LOCMEM, **caches}):
         checks = found(TIERS=list(caches))
     assert [check for check, _, _ in checks] == [f"llmcache.{each}" for each in expected]
-    assert all(("'llm'" in message or "memory" in message) and hint != "None" for _, message, hint in checks)
+    named = ("'llm'", "memory", "a tier")
+    assert all(any(name in message for name in named) and hint != "None" for _, message, hint in checks)
+
+
+@pytest.mark.parametrize("engine", ["django.db.backends.postgresql", "django.contrib.gis.db.backends.postgis"])
+def test_a_database_that_can_hold_who_asks_is_enough(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"memory": MEMORY, "llm": {**FILE, **LARGE}}
+    monkeypatch.setitem(connections.settings, "ledger", {**connections.settings["default"], "ENGINE": engine})
+    with override_settings(CACHES={"default": LOCMEM, **settings}):
+        assert found(TIERS=list(settings), DATABASE="ledger") == []
 
 
 @pytest.mark.parametrize(
-    ("default", "expected"), [(LOCMEM, []), (DUMMY, []), (MEMORY, []), (DATABASE, ["W010"]), (REDIS, [])], ids=str
+    ("default", "expected"),
+    [(LOCMEM, []), (DUMMY, []), (MEMORY, []), (DATABASE, ["W010", "W013"]), (REDIS, [])],
+    ids=str,
 )
 def test_the_projects_cache_as_the_default_tier(
     default: dict[str, Any], expected: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -251,8 +263,8 @@ def test_a_cache_whose_folder_cannot_be_made_is_a_fault_and_no_wrong_setting(tmp
     blocker.touch()
     broken = {"BACKEND": "diskcache.DjangoCache", "LOCATION": str(blocker / "folder")}
     with override_settings(CACHES={"default": LOCMEM, "llm": broken}):
-        ((check, message, _),) = found(TIERS=["llm"])
-    assert check == "llmcache.W003"
+        (check, message, _), (other, _, _) = found(TIERS=["llm"])
+    assert (check, other) == ("llmcache.W003", "llmcache.W013")
     assert str(blocker) in message
 
 

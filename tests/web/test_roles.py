@@ -86,6 +86,12 @@ TABLE: dict[str, list[Visit]] = {
     "extract": [Visit((302,) * 7), Visit(EVERYBODY, "post", data=_ASK)],
     "aextract": [Visit((302,) * 7), Visit(EVERYBODY, "post", data=_ASK)],
     "icon": [Visit((302,) * 7)],
+    "freshness": [Visit(EVERYBODY), Visit((405,) * 7, "post")],
+    "freshness-board": [Visit(EVERYBODY), Visit((405,) * 7, "post")],
+    **{
+        f"freshness-{name}": [Visit((405,) * 7), Visit((404,) * 7, "post", data={what: "none"})]
+        for name, what in (("ask", "line"), ("invalidate", "tag"), ("undo", "id"))
+    },
     "llmcache:dashboard": [Visit((-1, 403, 403, 200, 200, 200, 200)), Visit((405,) * 7, "post")],
     "llmcache:dashboard-json": [Visit((-1, 403, 403, 200, 200, 200, 200)), Visit((405,) * 7, "post")],
     "admin:llmcache_dashboard": [Visit(VIEWERS), Visit(WRONG_METHOD, "post")],
@@ -129,6 +135,7 @@ TABLE: dict[str, list[Visit]] = {
         Visit(WRONG_METHOD, row=Invalidation),
         Visit(DONE_BY_OPERATORS, "post", row=Invalidation),
     ],
+    "admin:llmcache_cacheentry_why": [Visit(VIEWERS)],
     "admin:llmcache_cacheentry_reveal": [
         Visit(WRONG_METHOD, row=CacheEntry),
         Visit((-1, -1, 403, 403, 200, 403, 200), "post", row=CacheEntry),
