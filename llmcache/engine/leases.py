@@ -63,7 +63,7 @@ ALONE: Final = Reply("alone")
 class Turn:
     """One process's attempts to lead one flight."""
 
-    __slots__ = ("holder", "names", "refused", "token")
+    __slots__ = ("holder", "is_over", "names", "refused", "token")
 
     def __init__(self, names: Names, refused: bytes) -> None:
         self.names = names
@@ -72,6 +72,8 @@ class Turn:
         """The beginning of an entry that lies there and is of no use; ``ANY`` where it was not looked at."""
         self.holder = b""
         """Whose lease was waited for last."""
+        self.is_over = False
+        """Whether nobody wants to lead any more: what is granted from now on is given back."""
 
 
 class Lease:
@@ -160,8 +162,9 @@ class Leases:
             if turn.refused == ANY:
                 turn.refused = reply.head
         lease = Lease(turn.names, turn.token, reply.head, until)
-        if reply.state == "led":
-            self._hold(lease)
+        if reply.state == "led" and not self._hold(lease, turn):
+            # Whoever wanted it has gone while it was taken.
+            self._release(lease, b"")
         return reply, lease
 
     def publish(self, lease: Lease, entry: bytes, more: bytes, ttl_seconds: float | None) -> bool:
@@ -176,9 +179,16 @@ class Leases:
             self._let_go(lease)
         return kept
 
-    def end(self, lease: Lease, outcome: bytes = b"", *, here: bool) -> None:
-        """End a lease that came to nothing, in this thread or, without waiting, in the one that renews."""
-        if not self._let_go(lease):
+    def end(self, turn: Turn, outcome: bytes = b"", *, here: bool) -> None:
+        """End attempts to lead, and the lease if it was taken.
+
+        ``here``: in this thread; else, without waiting, in the one that renews. It may be called at any moment, also
+        while the lease is being taken in another thread.
+        """
+        with self._changed:
+            turn.is_over = True
+            lease = self._held.pop(turn.token, None)
+        if lease is None:
             return
         # Whoever is elected next in this process need not wait until the server has heard of it.
         self._give_up(lease.token)
@@ -190,16 +200,19 @@ class Leases:
             self._start()
             self._changed.notify_all()
 
-    def _hold(self, lease: Lease) -> None:
+    def _hold(self, lease: Lease, turn: Turn) -> bool:
         with self._changed:
+            if turn.is_over:
+                return False
             self._held[lease.token] = lease
             self._due = min(self._due, self._monotonic() + RENEWED_AFTER * self.first_seconds)
             self._start()
             self._changed.notify_all()
+            return True
 
-    def _let_go(self, lease: Lease) -> bool:
+    def _let_go(self, lease: Lease) -> None:
         with self._changed:
-            return self._held.pop(lease.token, None) is not None
+            self._held.pop(lease.token, None)
 
     def _give_up(self, token: bytes) -> None:
         with self._changed:

@@ -1,9 +1,9 @@
 """The invalidation log at work in one process: kept up to date, and asked before an entry is served.
 
-What a process knows of the log is good for two ``RECHECK``. A thread sees to that while there are calls: it compares
-three numbers with those of the database, once in each ``RECHECK``, and reads what is new when they differ. Where a
-server is shared, the numbers lie there for others to find. A call waits for that thread only when nobody has called
-for a while.
+What a process knows of the log is good for two ``RECHECK``, and for one where another process has found it. A thread
+sees to that while there are calls: it compares three numbers with those of the database, once in each ``RECHECK``, and
+reads what is new when they differ. Where a server is shared, the numbers lie there for others to find. A call waits for
+that thread when nobody has called for a while, and when the thread is late.
 
 A change that is not committed is seen by the context that has made it, and by nobody else.
 """
@@ -248,12 +248,13 @@ class Log:
             began = self._monotonic()
             vanished = self._vanished
             try:
-                self._catch_up(began, strict=strict or self._in_doubt or self._recheck == 0)
+                by_board = self._catch_up(began, strict=strict or self._in_doubt or self._recheck == 0)
             except Exception as error:  # noqa: BLE001  # of whatever database
                 self._failed(error)
                 return False
             with self._lock:
-                self._confirmed_at, self._failed_at = began, None
+                # What lies on the board may be one RECHECK old.
+                self._confirmed_at, self._failed_at = began - (self._recheck if by_board else 0.0), None
                 self._vanished_read = vanished
                 self._set_good()
             if not self._works:
@@ -261,17 +262,18 @@ class Log:
                 logger.info("The invalidation log can be read again.")
             return True
 
-    def _catch_up(self, began: float, *, strict: bool) -> None:
+    def _catch_up(self, began: float, *, strict: bool) -> bool:
+        """Bring the copy up to date; return whether what lay on the board said that it is."""
         board = None if strict else self._board
         told = None if board is None or self._by_board >= MOST_BY_BOARD else board.get()
         self._by_board = 0 if told is None else self._by_board + 1
         if told is not None and told == self._copy.state:
-            return
+            return True
         told = self._source.state()
         if board is not None:
             board.offer(told, self._recheck - (self._monotonic() - began))
         if told == self._copy.state:
-            return
+            return False
         new = self._source.rows(max(self._read_to - OVERLAP, 0))
         self._read_to = max(self._read_to, *(row.number for row in new)) if new else self._read_to
         with self._lock:
@@ -282,6 +284,7 @@ class Log:
                 self._take(undone)
         if self._copy.state != told and self._copy.state != self._source.state():
             self._read_all()
+        return False
 
     def _read_all(self) -> None:
         began = self._monotonic()

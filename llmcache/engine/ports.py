@@ -125,8 +125,8 @@ class PortBase:
 
     def end_flight(self, flight: Flight, landing: Landing, *, here: bool) -> None:
         """End a flight, and its lease, in this thread or in another."""
-        if self._runtime.leases is not None and flight.lease is not None:
-            self._runtime.leases.end(flight.lease, outcome_of(landing.error), here=here)
+        if self._runtime.leases is not None and flight.turn is not None:
+            self._runtime.leases.end(flight.turn, outcome_of(landing.error), here=here)
         self._runtime.flights.land(flight, landing)
 
     def refresh(self, call: Call) -> None:

@@ -99,6 +99,7 @@ class RedisLeases:
         kept = self._run(_PUBLISH, names.entry, keys, (lease.token, lease.head, entry, more, lives))
         if kept is None:
             kept = self._publish_by_steps(lease, keys, entry, more, lives)
+        self.tier.note_written()
         return kept == 1
 
     def renew(self, leases: Sequence[Lease], seconds: float) -> None:

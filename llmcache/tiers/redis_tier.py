@@ -189,6 +189,10 @@ class RedisTier(DjangoTier):
         """Return a number that keys have alike which lie on one server."""
         return id(self._place(key)[0])
 
+    def note_written(self) -> None:
+        """Note that an entry was kept."""
+        self._writes.worked()
+
     def command(self, of: str, *command: Any) -> Any:
         """Return the reply to a command, given to the server where a key lies.
 

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -308,17 +309,16 @@ class Broken:
 
 def test_who_cannot_say_that_it_leads_leads_alone() -> None:
     leases = Leases(Broken(), 10, lambda: 0.0)
-    reply, lease = leases.take(Turn(Names("a", "b", "c"), b""), 60)
+    turn = Turn(Names("a", "b", "c"), b"")
+    reply, lease = leases.take(turn, 60)
     assert (reply.state, len(leases)) == ("alone", 0)
-    leases.end(lease, here=True)
+    leases.end(turn, here=True)
     with pytest.raises(OSError, match="nobody"):
         leases.publish(lease, NEW, b"", None)
 
 
 def test_a_lease_that_a_process_gave_up_on_does_not_keep_it_waiting(place: Place) -> None:
     """A server that stood still has granted it after all."""
-    import time
-
     leases = Leases(place.place, SECONDS, time.monotonic)
     turn = place.turn()
     reply, lease = leases.take(turn, time.monotonic() + 60)
@@ -331,27 +331,33 @@ def test_a_lease_that_a_process_gave_up_on_does_not_keep_it_waiting(place: Place
 
 
 def test_they_are_renewed_while_their_calls_last_and_not_longer(place: Place) -> None:
-    import time
-
     leases = Leases(place.place, 0.3, time.monotonic)
-    _, lease = leases.take(place.turn(), time.monotonic() + 1.0)
-    other = place.turn()
+    turn, other = place.turn(), place.turn()
+    leases.take(turn, time.monotonic() + 1.0)
     began = time.monotonic()
     while (state := place.take(other, 0.3).state) == "waits":
         time.sleep(0.02)
     # As long as the call may take, and the last renewal lasts; not one lease, and not for ever.
     assert (state, time.monotonic() - began > 0.9) == ("led", True)
-    leases.end(lease, here=True)
+    leases.end(turn, here=True)
     assert place.holder == other.token
 
 
 def test_ended_elsewhere_it_is_told_by_the_thread(place: Place) -> None:
-    import time
-
     leases = Leases(place.place, SECONDS, time.monotonic)
-    reply, lease = leases.take(place.turn(), time.monotonic() + 60)
+    turn = place.turn()
+    reply, _ = leases.take(turn, time.monotonic() + 60)
     assert (reply.state, len(leases)) == ("led", 1)
-    leases.end(lease, here=False)
+    leases.end(turn, here=False)
     assert len(leases) == 0
     leases.finish(10)
     assert place.holder is None
+
+
+def test_one_that_is_granted_to_nobody_any_more_is_given_back(place: Place) -> None:
+    """Of a caller that has gone while a thread was taking it."""
+    leases = Leases(place.place, SECONDS, time.monotonic)
+    turn = place.turn()
+    leases.end(turn, here=True)
+    reply, _ = leases.take(turn, time.monotonic() + 60)
+    assert (reply.state, len(leases), place.holder) == ("led", 0, None)

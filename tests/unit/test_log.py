@@ -248,6 +248,24 @@ def test_a_board_that_lies_is_believed_for_a_while_only(table: Table, now: Now) 
     assert table.asked.count("state") < 5
 
 
+def test_what_lay_on_the_board_is_good_for_one_recheck(table: Table, now: Now) -> None:
+    """It may be one old already; a thread that is late must not make three of the two that are promised."""
+    wall = Wall()
+    logs = [log_of(table, now, wall) for _ in range(2)]
+    assert logs[0].confirm()
+    # Committed right after the one has asked, and its maker is killed before it takes away what lies there.
+    table.add(1)
+    committed = now.at
+    now.at += 0.99
+    assert logs[1].confirm()
+    assert not voids(logs[1])
+    assert logs[1].good_until <= committed + 2
+    wall.drop()
+    now.at = committed + 2
+    assert logs[1].confirm()
+    assert voids(logs[1])
+
+
 # -- changes of one's own
 
 
