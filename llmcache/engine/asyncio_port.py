@@ -93,8 +93,10 @@ class AsyncioPort(PortBase):
         if self._runtime.leases is None:
             return LED_ALONE
         self._go_on()
+        # Here, for a caller that goes ends what the thread has not begun yet.
+        turn = self.turn_of(call, flight)
         with self._spending:
-            return await workers.files.run(partial(self.take_turn, call, flight, judge, until))
+            return await workers.files.run(partial(self.take_turn, call, flight, turn, judge, until))
 
     def land(self, flight: Flight, landing: Landing) -> None:
         self.end_flight(flight, landing, here=False)
@@ -116,7 +118,7 @@ class AsyncioPort(PortBase):
             if flight.landed.is_set():
                 return flight.landing
             if not flight.leader.is_alive():
-                self._runtime.flights.land(flight, ABANDONED)
+                self.end_flight(flight, ABANDONED, here=False)
             if self.now() >= until:
                 return None
 

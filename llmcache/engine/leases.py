@@ -128,6 +128,7 @@ class Leases:
         self._changed = threading.Condition()
         self._held: dict[bytes, Lease] = {}
         self._ended: list[tuple[Lease, bytes]] = []
+        self._renewed: frozenset[bytes] = frozenset()
         self._given_up: OrderedDict[bytes, None] = OrderedDict()
         self._thread: threading.Thread | None = None
         self._due = float("inf")
@@ -157,6 +158,10 @@ class Leases:
             # A server that stood still may grant it all the same.
             self._give_up(turn.token)
             return ALONE, Lease(turn.names, turn.token, turn.refused, until)
+        except BaseException:
+            # An interrupt: nobody of this process is to wait for what nobody holds.
+            self._give_up(turn.token)
+            raise
         if reply.state == "waits":
             turn.holder = reply.holder
             if turn.refused == ANY:
@@ -164,6 +169,7 @@ class Leases:
         lease = Lease(turn.names, turn.token, reply.head, until)
         if reply.state == "led" and not self._hold(lease, turn):
             # Whoever wanted it has gone while it was taken.
+            self._give_up(lease.token)
             self._release(lease, b"")
         return reply, lease
 
@@ -187,7 +193,9 @@ class Leases:
         """
         with self._changed:
             turn.is_over = True
-            lease = self._held.pop(turn.token, None)
+            lease = self._held.get(turn.token)
+            if lease is not None:
+                self._let_go(lease)
         if lease is None:
             return
         # Whoever is elected next in this process need not wait until the server has heard of it.
@@ -212,6 +220,10 @@ class Leases:
 
     def _let_go(self, lease: Lease) -> None:
         with self._changed:
+            if lease.token in self._renewed:
+                # Renewing may find nothing there and take it anew: it is ended once more after that.
+                self._give_up(lease.token)
+                self._ended.append((lease, b""))
             self._held.pop(lease.token, None)
 
     def _give_up(self, token: bytes) -> None:
@@ -249,15 +261,23 @@ class Leases:
                 if self._closed:
                     return
                 self._busy = True
-                ended, self._ended = self._ended, []
-                now = self._monotonic()
-                renewed = [lease for lease in self._held.values() if lease.until > now] if self._is_due() else []
-                if self._is_due():
-                    self._due = now + self._seconds / 3 if renewed else float("inf")
-            for lease, outcome in ended:
-                self._release(lease, outcome)
-            if renewed:
-                self._renew(renewed)
+            self._go_round()
+
+    def _go_round(self) -> None:
+        """Tell what has ended, and renew the rest if that is due."""
+        with self._changed:
+            ended, self._ended = self._ended, []
+            now = self._monotonic()
+            renewed = [lease for lease in self._held.values() if lease.until > now] if self._is_due() else []
+            if self._is_due():
+                self._due = now + self._seconds / 3 if renewed else float("inf")
+            self._renewed = frozenset(lease.token for lease in renewed)
+        for lease, outcome in ended:
+            self._release(lease, outcome)
+        if renewed:
+            self._renew(renewed)
+        with self._changed:
+            self._renewed = frozenset()
 
     def _is_due(self) -> bool:
         return self._monotonic() >= self._due

@@ -99,14 +99,18 @@ class PortBase:
         found = self._runtime.tiers.read(call.key, call.oldest, judge, call.stalest, but=self._runtime.lease_tier)
         return self.read_older(call) if found is None else found
 
-    def take_turn(self, call: Call, flight: Flight, judge: Judge, until: float) -> Turned:
+    def turn_of(self, call: Call, flight: Flight) -> Turn:
+        """Return a flight's attempts to lead. Called by who carries the flight, who may end them from then on."""
+        if flight.turn is None:
+            names = self._runtime.tiers.flight_names(call.key, flight.id[len(call.key) :])
+            flight.turn = Turn(names, ANY if call.cache == "refresh" else b"")
+        return flight.turn
+
+    def take_turn(self, call: Call, flight: Flight, turn: Turn, judge: Judge, until: float) -> Turned:
         """Try to lead a flight over all processes. It may take time."""
-        runtime, turn = self._runtime, flight.turn
+        runtime = self._runtime
         if runtime.leases is None:
             return LED_ALONE
-        if turn is None:
-            names = runtime.tiers.flight_names(call.key, flight.id[len(call.key) :])
-            turn = flight.turn = Turn(names, ANY if call.cache == "refresh" else b"")
         while True:
             reply, flight.lease = runtime.leases.take(turn, until)
             if reply.state != "found":
@@ -125,9 +129,12 @@ class PortBase:
 
     def end_flight(self, flight: Flight, landing: Landing, *, here: bool) -> None:
         """End a flight, and its lease, in this thread or in another."""
-        if self._runtime.leases is not None and flight.turn is not None:
-            self._runtime.leases.end(flight.turn, outcome_of(landing.error), here=here)
-        self._runtime.flights.land(flight, landing)
+        try:
+            if self._runtime.leases is not None and flight.turn is not None:
+                self._runtime.leases.end(flight.turn, outcome_of(landing.error), here=here)
+        finally:
+            # Whatever interrupts who tells the store: nobody is to wait for a flight that nobody lands.
+            self._runtime.flights.land(flight, landing)
 
     def refresh(self, call: Call) -> None:
         self._runtime.refreshes.start(self._runtime, call)
@@ -220,7 +227,7 @@ class BlockingPort(PortBase):
 
     async def take(self, call: Call, flight: Flight, judge: Judge, until: float) -> Turned:
         with self._spending:
-            return self.take_turn(call, flight, judge, until)
+            return self.take_turn(call, flight, self.turn_of(call, flight), judge, until)
 
     @sensitive_variables()
     async def corrected(self, call: Call, view: View) -> Corrected | None:
@@ -241,7 +248,7 @@ class BlockingPort(PortBase):
         until = self._clock.monotonic() + seconds
         while not flight.landed.wait(min(max(until - self._clock.monotonic(), 0.0), _LOOK_SECONDS)):
             if not flight.leader.is_alive():
-                self._runtime.flights.land(flight, ABANDONED)
+                self.end_flight(flight, ABANDONED, here=False)
             if self._clock.monotonic() >= until:
                 return None
         return flight.landing

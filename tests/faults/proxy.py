@@ -12,7 +12,7 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -26,11 +26,6 @@ class Fault:
     name: Literal["latency", "drip", "cut", "reset", "lost", "unreachable", "half_open", "frozen"]
     amount: float = 0
     """Seconds, or bytes."""
-
-    @property
-    def spares_the_server(self) -> bool:
-        """Whether the server does not get the request, or not before the proxy has healed."""
-        return self.name in ("unreachable", "half_open", "frozen")
 
 
 def latency(seconds: float) -> Fault:
@@ -129,6 +124,8 @@ class Proxy:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        # Connections end in a turn of their own.
+        await asyncio.sleep(0)
 
     async def _thaw(self) -> None:
         self._healed.set()
@@ -141,26 +138,31 @@ class Proxy:
         self.connections += 1
         link = _Link(client)
         self._links.add(link)
+        where, server = self._target, None
         try:
-            where = self._target
             server = await (
                 asyncio.open_unix_connection(where)
                 if isinstance(where, str)
                 else asyncio.open_connection("127.0.0.1", where)
             )
-            back = asyncio.create_task(self._carry_back(server[0], link))
-            with contextlib.suppress(OSError):
-                await self._carry_on(link, server[1])
-            # What was asked is answered to the end, though nobody listens any more.
-            with contextlib.suppress(OSError):
-                server[1].write_eof()
-                await back
-            server[1].close()
+            await self._carry(link, server)
         except (OSError, asyncio.CancelledError):
             pass
         finally:
             self._links.discard(link)
-            link.writer.close()
+            for writer in (link.writer, *(() if server is None else (server[1],))):
+                writer.close()
+
+    async def _carry(self, link: _Link, server: Streams) -> None:
+        back = asyncio.create_task(self._carry_back(server[0], link))
+        try:
+            with contextlib.suppress(OSError):
+                await self._carry_on(link, server[1])
+            # What was asked is answered to the end, though nobody listens any more.
+            server[1].write_eof()
+            await back
+        finally:
+            back.cancel()
 
     async def _carry_on(self, link: _Link, server: asyncio.StreamWriter) -> None:
         """Carry requests to the server."""
@@ -228,6 +230,6 @@ async def _awaited(work: Awaitable[Any]) -> Any:
 def _reset(writer: asyncio.StreamWriter) -> None:
     """Send a reset, and not an end."""
     with contextlib.suppress(OSError):
-        connection: Callable[..., Any] | Any = writer.get_extra_info("socket")
+        connection: Any = writer.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()

@@ -1,11 +1,13 @@
 """The proxy does what it says to anybody: a plain client of Redis, of PostgreSQL and of HTTP meets each fault."""
 
+import http.client
+import json
+import socket
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
 import psycopg
 import pytest
 import redis
@@ -74,13 +76,17 @@ def postgresql_client(postgres: Postgres) -> Iterator[Client]:
 @pytest.fixture
 def http_client() -> Iterator[Client]:
     with Sandbox(answers={}) as sandbox, Proxy(urlsplit(sandbox.base_url).port or 0) as proxy:
-        url = f"http://127.0.0.1:{proxy.port}/v1/chat/completions"
+        asked_for = urllib.request.Request(
+            f"http://127.0.0.1:{proxy.port}/v1/chat/completions",
+            json.dumps(BODY).encode(),
+            {"Authorization": "Bearer sandbox", "Content-Type": "application/json"},
+        )
 
         def ask(seconds: float) -> object:
-            headers = {"Authorization": "Bearer sandbox"}
-            return httpx.post(url, json=BODY, timeout=seconds, headers=headers).raise_for_status().json()["choices"]
+            with urllib.request.urlopen(asked_for, timeout=seconds) as reply:
+                return json.load(reply)["choices"]
 
-        yield Client(proxy, ask, lambda: sandbox.calls, httpx.TransportError)
+        yield Client(proxy, ask, lambda: sandbox.calls, OSError, http.client.HTTPException)
 
 
 def socket_of(postgres: Postgres) -> str:
@@ -143,8 +149,6 @@ def test_a_slow_reply_is_whole(client: Client, fault: Fault) -> None:
 
 
 def test_a_rule_is_met_over_two_pieces(redis_client: Client) -> None:
-    import socket
-
     redis_client.proxy.fail(faults.UNREACHABLE, on=b"marked")
     with socket.create_connection(("127.0.0.1", redis_client.proxy.port), timeout=LONG) as raw:
         raw.sendall(b"*2\r\n$4\r\nINCR\r\n$6\r\nmar")

@@ -225,10 +225,10 @@ class Worker:
         return [first, second, str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))]
 
 
-def main() -> None:
+def main(made: type[Worker] = Worker) -> None:
     """Do what the lines say, one after the other."""
     django.setup()
-    worker = Worker()
+    worker = made()
     for line in sys.stdin:
         order = json.loads(line)
         done = getattr(worker, order.pop("do"))(**order)

@@ -224,6 +224,15 @@ def test_the_check_fails_only_where_answers_would_be_left_behind() -> None:
         assert "of this form there are: 1 entries" in told()
 
 
+def test_after_a_deploy_was_taken_back_the_older_form_is_what_was_asked_for_last() -> None:
+    old, new = deployed()
+    SchemaVersion.objects.filter(pk=old.pk).update(last_seen_at=new.last_seen_at + timedelta(seconds=1))
+    with registering(Old):
+        assert "as it was asked for last" in told("--check")
+    with registering(New):
+        assert refused("--check").returncode == 1
+
+
 def test_without_registered_types_there_is_nothing_to_check() -> None:
     deployed()
     assert told("--check") == "LLMCACHE['KINDS'] registers no response type, so there is nothing to compare.\n"

@@ -15,7 +15,7 @@ from llmcache.envelope import SEEN_ID_BYTES
 from llmcache.plans import Plans
 from llmcache.providers.openai_provider import OpenAIProvider
 from llmcache.setting_values import ProviderSettings
-from tests.simulator.oracle import Change
+from tests.simulator.oracle import LONGEST_CALL, Change
 from tests.simulator.port import Process, ask_for
 from tests.simulator.schedule import Task, step
 
@@ -39,7 +39,7 @@ def _call(content: str, tags: tuple[str, ...]) -> Call:
         key=plan.key(b"", content.encode()),
         ttl=None,
         cache="use",
-        timeout=30.0,
+        timeout=LONGEST_CALL,
         max_retries=1,
         max_reasks=1,
         needs_completion=False,
@@ -54,6 +54,7 @@ SECOND: Final = _call("second", ())
 _SHORT: Final = {call.content: replace(call, timeout=1.0) for call in (FIRST, SECOND)}
 _ONLY: Final = {call.content: replace(call, cache="only") for call in (FIRST, SECOND)}
 _BYPASS: Final = {call.content: replace(call, cache="bypass") for call in (FIRST, SECOND)}
+_REFRESH: Final = {call.content: replace(call, cache="refresh") for call in (FIRST, SECOND)}
 _PREDICATES: Final = (
     EVERYTHING,
     EVERYTHING,
@@ -78,7 +79,9 @@ def _any_call(world: World) -> Call:
     odds = random.random()
     if odds < 0.85:
         return call
-    return (_SHORT if odds < 0.91 else _ONLY if odds < 0.97 else _BYPASS)[call.content]
+    if odds < 0.91:
+        return _SHORT[call.content]
+    return (_ONLY if odds < 0.95 else _REFRESH if odds < 0.98 else _BYPASS)[call.content]
 
 
 async def invalidate(world: World, process: Process) -> None:
@@ -189,9 +192,45 @@ async def go_wrong(world: World) -> None:
             if process.die():
                 world.schedule.say(f"kills the process {process.name}")
             continue
-        running = [task for task in world.actors if task.is_alive() and not task.runs and task.has_begun]
+        running = [
+            task for task in world.actors if task.is_alive() and task.has_begun and not task.runs
+        ]
         if running:
             _strike(world, random.choice(running), gone=odds < 0.5)
+
+
+async def trouble_the_store(world: World) -> None:
+    """Let the store stand still, forget everything or be restarted, and stop processes for longer than leases live."""
+    random, schedule = world.schedule.random, world.schedule
+    for _ in range(random.choice((1, 1, 2, 3))):
+        await step("lurks", random.choice((0.1, 0.4, 0.8, 2.0)))
+        for _ in range(random.randrange(6)):
+            await step("lurks")
+        odds = random.random()
+        if odds < 0.2:
+            schedule.say("lets the store stand still")
+            world.tier.stand_still(random.choice((0.3, 1.0, 3.0)))
+        elif odds < 0.4:
+            schedule.say("flushes the store" if odds < 0.3 else "restarts the store")
+            world.scripts.flush()
+            world.tier.flush(0.0 if odds < 0.3 else 0.5)
+        else:
+            process = random.choice(world.processes)
+            if process.stop(random.choice((0.5, 2.0, 4.0))):
+                schedule.say(f"stops the process {process.name}")
+
+
+async def strike(world: World) -> None:
+    """Interrupt who waits for an answer of the store, in the middle of that."""
+    random = world.schedule.random
+    for _ in range(20):
+        await step("lurks", random.choice((0.0, 0.0, 0.0, 0.3)))
+        under_way = [task for task in world.actors if task.is_alive() and task.runs]
+        if under_way and random.random() < 0.3:
+            task = random.choice(under_way)
+            world.schedule.say(f"strikes {task.name} in the middle")
+            task.is_struck = True
+            return
 
 
 def _strike(world: World, task: Task, *, gone: bool) -> None:

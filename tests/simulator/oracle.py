@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from llmcache import envelope
 from llmcache.engine.call import Call
 from llmcache.engine.log_copy import Row, View
 from llmcache.engine.predicates import matches
 from tests.simulator.schedule import Schedule, Task
 
 if TYPE_CHECKING:
+    from tests.simulator.leases import Holder
     from tests.simulator.port import Process
+
+
+_LATE_SECONDS: Final = 6.0
+"""How much longer than its timeout a call may take: its last look, and an answer's way into the tiers."""
+
+
+LONGEST_CALL: Final = 30.0
 
 
 class Violation(AssertionError):
@@ -43,6 +52,8 @@ class Asked:
     task: Task
     flight: tuple[Process, bytes] | None
     """Which no other attempt under way may have; None for one that is nobody else's."""
+    holder: Holder | None
+    """Of the lease for it; None where there are none."""
 
 
 @dataclass(slots=True)
@@ -74,16 +85,43 @@ class Oracle:
 
     # -- told by actors and ports
 
-    def asks(self, task: Task, flight: tuple[Process, bytes] | None) -> Asked:
+    def asks(self, task: Task, flight: tuple[Process, bytes] | None, holder: Holder | None) -> Asked:
         """Note that the provider is asked from now on."""
-        if flight is not None:
-            for other in self.under_way:
-                if other.flight == flight and other.task.is_alive():
-                    raise Violation(f"{task.name} asks what {other.task.name} is asking for: #{other.number}")
-        asked = Asked(len(self.asked), self.schedule.tick, task, flight)
+        asked = Asked(len(self.asked), self.schedule.tick, task, flight, holder)
+        for other in self.under_way:
+            if _is_alike(asked, other) and other.task.is_alive():
+                raise Violation(f"{task.name} asks what {other.task.name} is asking for: #{other.number}")
         self.asked.append(asked)
         self.under_way.append(asked)
         return asked
+
+    def led(self, begun: Begun, holder: Holder, view: View) -> None:
+        """Judge who leads: not where a valid entry has lain."""
+        entry = envelope.decode(holder.lay, begun.call.key) if holder.lay else None
+        if entry is not None and begun.call.cache != "refresh" and view.is_confirmed and view.admits(entry.seen):
+            raise Violation(f"{begun.task.name} leads, and a valid entry lies there")
+
+    def waits(self, begun: Begun, holder: Holder, most: float) -> None:
+        """Judge who waits for another's lease: not for its own process's, nor for long once nobody holds it."""
+        ended_at = holder.ended_at()
+        if ended_at is None:
+            return
+        if holder.process is begun.process:
+            raise Violation(f"{begun.task.name} waits for a lease of its own process's, of {holder.task.name}")
+        if holder.over_at is None and not holder.process.is_dead:
+            # A thread that is gone without a trace: its lease is renewed for as long as its call may take.
+            most += LONGEST_CALL
+        if self.schedule.now > ended_at + most:
+            late = self.schedule.now - ended_at
+            raise Violation(f"{begun.task.name} waits for {holder.task.name}, which has been over for {late:.2f} s")
+
+    def ended(self, begun: Begun, paid: int | None, got: int | None) -> None:
+        """Judge how a call has ended: within its time, and with the answer that it has paid for."""
+        late = self.schedule.now - begun.at - begun.call.timeout - begun.process.stood_still
+        if late > _LATE_SECONDS:
+            raise Violation(f"{begun.task.name} goes on for {late:.2f} s after its time")
+        if paid is not None and got != paid:
+            raise Violation(f"{begun.task.name} has paid for answer #{paid} and has not got it")
 
     def answered(self, begun: Begun, number: int, outcome: str) -> None:
         """Judge an answer."""
@@ -184,3 +222,14 @@ def _said(change: Change) -> str:
     what = "invalidation" if change.row.active else "undo of invalidation"
     by = f"{what} {change.row.number}, made at {change.made} by {change.task.name}"
     return f"{by}, committed at {change.committed} ({change.committed_at:.2f}), told at {change.told}"
+
+
+def _is_alike(one: Asked, other: Asked) -> bool:
+    """Return whether one of two attempts is one too many: of one flight, by who could know of each other."""
+    if one.flight is None or other.flight is None or one.flight[1] != other.flight[1]:
+        return False
+    if one.flight[0] is other.flight[0]:
+        return True
+    if one.holder is None or other.holder is None:
+        return False
+    return not one.holder.lost and not other.holder.lost

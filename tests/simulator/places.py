@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Final, TypeVar
 
 from llmcache.engine.log_copy import Row, State
 from llmcache.tiers.base import TierState
 from tests.simulator.schedule import Schedule, step
 
+T = TypeVar("T")
+
+TIMEOUT: Final = 0.25
+"""Seconds for which a process waits for an answer of the store."""
+_LATE: Final = (0.0, 0.3, 2.5)
+
 
 class TableDownError(Exception):
     """The database does not answer."""
+
+
+class StoreDownError(Exception):
+    """The store does not answer."""
 
 
 class Table:
@@ -95,20 +107,22 @@ class Wall:
 
 
 class SharedTier:
-    """A store of bytes that all processes reach, which may find nothing, and lose or delay what is written."""
+    """A store of bytes that all processes reach, which may find nothing, and lose or delay what it is told."""
 
     name = "shared"
 
     def __init__(self, schedule: Schedule, *, faults: float) -> None:
         self._schedule = schedule
         self._faults = faults
+        self._stands_until = 0.0
+        self._gone_until = 0.0
         self.data: dict[str, bytes] = {}
         self.changes = 0
         """How often anything was written or a read has failed."""
 
     def get(self, key: str) -> bytes | None:
         self._schedule.let_others()
-        if self._schedule.chance(self._faults):
+        if self._is_silent() or self._schedule.chance(self._faults):
             self.changes += 1
             self._schedule.say("reads the tier: in vain")
             return None
@@ -117,6 +131,9 @@ class SharedTier:
 
     def set(self, key: str, value: bytes, ttl_seconds: float | None) -> None:
         self._schedule.let_others()
+        if self._is_silent():
+            self._schedule.say("writes into the tier: in vain")
+            return
         if self._schedule.chance(self._faults):
             if self._schedule.chance(0.5):
                 self._schedule.say("writes into the tier: lost")
@@ -125,7 +142,46 @@ class SharedTier:
             self._schedule.add("late write", self._later(key, value), serves=True)
             return
         self._schedule.say("writes into the tier")
-        self._put(key, value)
+        self.put(key, value)
+
+    def command(self, says: str, do: Callable[[], T]) -> T:
+        """Carry out a command in one step: now, late or never. Raises ``StoreDownError`` where nothing is heard of it."""
+        schedule = self._schedule
+        schedule.let_others()
+        schedule.die_if_struck()
+        if schedule.now < self._gone_until:
+            schedule.say(f"{says}: nobody is there")
+            raise StoreDownError
+        if schedule.now < self._stands_until:
+            self._leave_behind(says, do, self._stands_until - schedule.now)
+        elif self._faults and schedule.chance(self._faults):
+            odds = schedule.random.random()
+            if odds < 0.3:
+                schedule.say(f"{says}: lost")
+            elif odds < 0.6:
+                schedule.say(f"{says}: done, and the reply is lost")
+                do()
+            else:
+                self._leave_behind(says, do, schedule.random.choice(_LATE))
+        else:
+            schedule.say(says)
+            done = do()
+            schedule.let_others()
+            schedule.die_if_struck()
+            return done
+        schedule.let_others(TIMEOUT)
+        schedule.die_if_struck()
+        raise StoreDownError
+
+    def stand_still(self, seconds: float) -> None:
+        """Answer nothing for a while; what is told meanwhile is done afterwards."""
+        self._stands_until = self._schedule.now + seconds
+
+    def flush(self, gone: float = 0.0) -> None:
+        """Forget everything; and be gone for some seconds, as who is restarted."""
+        self._gone_until = self._schedule.now + gone
+        self.data.clear()
+        self.changes += 1
 
     def delete(self, key: str) -> None:
         self.data.pop(key, None)
@@ -133,10 +189,25 @@ class SharedTier:
     def state(self) -> TierState:
         return TierState(self.name, "shared", "network", True, True, 0, None)
 
-    async def _later(self, key: str, value: bytes) -> None:
-        await step("is under way", self._schedule.random.choice((0.0, 0.3, 2.5)))
-        self._put(key, value)
-
-    def _put(self, key: str, value: bytes) -> None:
+    def put(self, key: str, value: bytes) -> None:
         self.data[key] = value
         self.changes += 1
+
+    def _is_silent(self) -> bool:
+        if self._schedule.now < self._stands_until:
+            self._schedule.let_others(TIMEOUT)
+            return True
+        return self._schedule.now < self._gone_until
+
+    def _leave_behind(self, says: str, do: Callable[[], object], seconds: float) -> None:
+        self._schedule.say(f"{says}: late")
+        self._schedule.add("late command", self._do_later(says, do, seconds), serves=True)
+
+    async def _do_later(self, says: str, do: Callable[[], object], seconds: float) -> None:
+        await step("is under way", seconds)
+        self._schedule.say(f"{says}: only now")
+        do()
+
+    async def _later(self, key: str, value: bytes) -> None:
+        await step("is under way", self._schedule.random.choice(_LATE))
+        self.put(key, value)

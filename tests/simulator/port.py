@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from decimal import Decimal
-from typing import Any, Final, Protocol
+from functools import partial
+from typing import Any, ClassVar, Final, TypeVar, cast
 
 from llmcache import envelope, keys
 from llmcache.clock import Clock
@@ -12,18 +14,22 @@ from llmcache.engine.call import Answered, Attempt, Call, Spent
 from llmcache.engine.corrected import Corrected, HumanAnswer, corrected_of
 from llmcache.engine.flights import ABANDONED, Flight, Flights, Landing
 from llmcache.engine.landings import LED_ALONE, Turned
+from llmcache.engine.leases import Turn
 from llmcache.engine.log import WAIT_SECONDS, Log
 from llmcache.engine.log_copy import NOTHING, Judge, View
 from llmcache.engine.policy import resolve
-from llmcache.engine.ports import entry_of
+from llmcache.engine.ports import PortBase
 from llmcache.envelope import Entry
 from llmcache.exceptions import LLMCacheError, ProviderTimeout, ProviderUnavailable
 from llmcache.providers.base import Body, Failure, Reply
 from llmcache.tiers.memory import MemoryStore
 from llmcache.tiers.stack import Found, Held, MemoryTier, TierStack
+from tests.simulator.leases import Holder, MakeLeases, Place, Scripts, WatchedLeases
 from tests.simulator.oracle import Asked, Begun, Oracle
 from tests.simulator.places import SharedTier, Table, TableDownError, Wall
 from tests.simulator.schedule import FOR_EVER, Schedule, Task, step, waiting
+
+T = TypeVar("T")
 
 NAMESPACE: Final = "simulated"
 _KEEP_READING: Final = 2
@@ -61,8 +67,19 @@ class Process:
         self.tier = tier
         self.table = table
         self.memory: MemoryStore[Held] = MemoryStore(100_000)
-        clock = Clock(schedule.wall, schedule.monotonic, simulated=True)
+        self.clock = clock = Clock(schedule.wall, schedule.monotonic, simulated=True)
         self.tiers = TierStack(MemoryTier("memory", self.memory), (tier,), NAMESPACE, clock)
+        self.older_entries = None
+        self.leases: WatchedLeases | None = None
+        self.lease_tier: SharedTier | None = None
+        self.scripts: Scripts | None = None
+        self.waits_at_most = FOR_EVER
+        """Seconds that somebody may wait for a lease that nobody holds any more."""
+        self.leaves_to_threads = False
+        """Whether its calls wait for what threads do, as those in an event loop."""
+        self.stood_still = 0.0
+        """For how many seconds it has been stopped."""
+        self.is_dead = False
         self.flights = Flights()
         self.log = _Log(table, wall, schedule.monotonic, recheck=recheck, grace=grace, thread=True)
         self.tasks: list[Task] = []
@@ -81,9 +98,31 @@ class Process:
         """End all at once; not in the middle of what cannot be left."""
         if any(task.runs for task in self.tasks):
             return False
+        self.is_dead = True
         for task in self.tasks:
             task.die()
         return True
+
+    def share_leases(self, scripts: Scripts, make: MakeLeases, seconds: float, most: float) -> None:
+        """Have leases in the shared tier."""
+        self.scripts, self.lease_tier, self.waits_at_most = scripts, self.tier, most
+        self.leases = make(Place(self, scripts), seconds, self.schedule, self.name)
+        self.tasks.append(self.leases.watchdog)
+
+    def stop(self, seconds: float) -> bool:
+        """Let nothing of it go on for a while; not in the middle of what cannot be left."""
+        if self.is_dead or any(task.runs or task.stands_still for task in self.tasks):
+            return False
+        stopped = [task for task in self.tasks if task.is_alive()]
+        for task in stopped:
+            task.stands_still = True
+        self.stood_still += seconds
+        self.schedule.add(f"{self.name}: is stopped", self._continue(stopped, seconds), serves=True)
+        return True
+
+    async def _continue(self, tasks: list[Task], seconds: float) -> None:
+        await step("stands still", seconds)
+        self.schedule.let_go_on(tasks)
 
     async def confirm(self) -> bool:
         """Do as ``Log.confirm`` does with a thread of its own."""
@@ -136,17 +175,16 @@ class Process:
                 task.wake()
 
 
-class CallPort(Protocol):
-    """How a port is made: for one call of a process."""
-
-    def __call__(self, process: Process, begun: Begun) -> SimulatedPort: ...
-
-
 class SimulatedPort:
     """The port of one call."""
 
+    make_scripts: ClassVar[type[Scripts]] = Scripts
+    make_leases: ClassVar[MakeLeases] = WatchedLeases
+
     def __init__(self, process: Process, begun: Begun) -> None:
         self.process = process
+        # The process is its runtime, as far as this goes.
+        self._real = PortBase(cast("Any", process))
         self._schedule = process.schedule
         self._oracle = process.oracle
         self._begun = begun
@@ -155,6 +193,9 @@ class SimulatedPort:
         self.known = NOTHING
         """What was known of the log at the last look."""
         self._lay: Entry | None = None
+        self._holder: Holder | None = None
+        self.paid: int | None = None
+        """The last answer that was paid for."""
 
     def now(self) -> float:
         return self._schedule.now
@@ -172,6 +213,10 @@ class SimulatedPort:
         return view
 
     async def read(self, call: Call, judge: Judge, *, again: bool = False) -> Found | None:
+        if again and self.process.leases is not None:
+            found = self._real.look_again(call, judge)
+            await step("finds nothing in memory" if found is None else f"finds #{_answer(found.entry)} in {found.tier}")
+            return found
         changes = self.process.tier.changes
         found = self.process.tiers.read_memory(call.key, call.max_age, judge)
         if found is None:
@@ -221,12 +266,49 @@ class SimulatedPort:
 
     async def write(self, entry: Entry, rest: bytes, request: bytes | None, flight: Flight | None = None) -> bool:
         await step(f"is about to keep #{_answer(entry)}")
-        self.process.tiers.write(entry, rest, request)
-        await step("has kept it")
-        return True
+        kept = await self._do(partial(self._real.write_tiers, flight, entry, rest, request))
+        await step("has kept it" if kept else "has not kept it: another has led meanwhile")
+        return kept
 
     async def take(self, call: Call, flight: Flight, judge: Judge, until: float) -> Turned:
-        return LED_ALONE
+        if self.process.leases is None:
+            return LED_ALONE
+        turn = self._real.turn_of(call, flight)
+        turned = await self._do(partial(self._take, call, flight, turn, judge, until))
+        await step(f"goes for the lease: {turned.state}")
+        return turned
+
+    def _take(self, call: Call, flight: Flight, turn: Turn, judge: Judge, until: float) -> Turned:
+        turned = self._real.take_turn(call, flight, turn, judge, until)
+        scripts = self.process.scripts
+        assert scripts is not None
+        self._holder = holder = scripts.holders[turn.token]
+        if flight.landed.is_set():
+            holder.over_at = self.now()
+        if turned.state == "alone":
+            holder.lost = True
+        if turned.state == "led":
+            self._oracle.led(self._begun, holder, self.known)
+        if turned.state == "waits":
+            self._oracle.waits(self._begun, scripts.holders[turn.holder], self.process.waits_at_most)
+        return turned
+
+    async def _do(self, work: Callable[[], T]) -> T:
+        """Return what a function returns, called here or in a thread that goes on whatever becomes of this task."""
+        if not self.process.leaves_to_threads:
+            return work()
+        done: list[T] = []
+        thread = self._schedule.add(f"thread of {self._task.name}", self._in_thread(work, done))
+        thread.acts_for = self._task
+        self.process.tasks.append(thread)
+        while not done:
+            await waiting("waits for a thread", FOR_EVER)
+        return done[0]
+
+    async def _in_thread(self, work: Callable[[], T], done: list[T]) -> None:
+        await step("begins")
+        done.append(work())
+        self._task.wake()
 
     async def idle(self, seconds: float) -> None:
         await step("waits for its turn", seconds)
@@ -254,7 +336,7 @@ class SimulatedPort:
         self.process.flights.watch(flight, self._task.wake)
         while not flight.landed.is_set():
             if not flight.leader.is_alive():
-                self.process.flights.land(flight, ABANDONED)
+                self._real.end_flight(flight, ABANDONED, here=False)
                 break
             if self.now() >= until:
                 return None
@@ -262,7 +344,12 @@ class SimulatedPort:
         return flight.landing
 
     def land(self, flight: Flight, landing: Landing) -> None:
-        self.process.flights.land(flight, landing)
+        try:
+            self._real.end_flight(flight, landing, here=not self.process.leaves_to_threads)
+        finally:
+            holders = {} if self.process.scripts is None else self.process.scripts.holders
+            if flight.turn is not None and flight.turn.token in holders:
+                holders[flight.turn.token].over_at = self.now()
 
     async def make_ready(self, call: Call) -> None:
         await step("makes the provider ready")
@@ -270,8 +357,8 @@ class SimulatedPort:
     async def ask(self, call: Call, body: Body, seconds: float, why: str, attempt: int) -> Attempt:
         self._schedule.say(f"asks #{len(self._oracle.asked)} ({why})")
         flight = None if self._flight_id is None else (self.process, self._flight_id)
-        asked = self._oracle.asks(self._task, flight)
-        if self._lay is not None and self._in_memory() is self._lay:
+        asked = self._oracle.asks(self._task, flight, self._holder)
+        if call.cache != "refresh" and self._lay is not None and self._in_memory() is self._lay:
             self._oracle.missed(self._begun, "memory")
         random = self._schedule.random
         try:
@@ -286,7 +373,8 @@ class SimulatedPort:
             return _failed(asked, ProviderUnavailable("down"), retry=True)
         if odds < 0.12:
             return _failed(asked, ProviderUnavailable("down for long"), retry=False)
-        answer = "{}" if odds < 0.16 else json.dumps({"asked": asked.number})
+        self.paid = None if odds < 0.16 else asked.number
+        answer = "{}" if self.paid is None else json.dumps({"asked": asked.number})
         return Attempt(str(asked.number), Reply(answer, "stop", False, None, None, None, b"{}"), 0)
 
     async def record_rejected(self, call_id: str, errors: tuple[dict[str, Any], ...]) -> None:
@@ -299,7 +387,10 @@ class SimulatedPort:
         await step("pauses", seconds)
 
     def entry(self, call: Call, reply: Reply, spent: Spent, seconds: float, seen: bytes) -> Entry:
-        return entry_of(call, reply, spent, seconds, self._schedule.wall(), seen)
+        return self._real.entry(call, reply, spent, seconds, seen)
+
+
+CallPort = type[SimulatedPort]
 
 
 async def ask_for(make_port: CallPort, process: Process, task: Task, call: Call) -> Answered | None:
@@ -312,9 +403,11 @@ async def ask_for(make_port: CallPort, process: Process, task: Task, call: Call)
         answered = await resolve(call, port)
     except LLMCacheError as error:
         schedule.say(f"fails: {type(error).__name__}")
+        oracle.ended(begun, port.paid, None)
         return None
     number = answered.value.asked
     schedule.say(f"gets #{number} ({answered.outcome})")
+    oracle.ended(begun, port.paid, number)
     # While nobody can tell what was invalidated, those who ask at the same time share what they get.
     if port.known.is_confirmed or answered.outcome != "collapsed":
         oracle.answered(begun, number, answered.outcome)

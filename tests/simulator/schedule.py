@@ -55,7 +55,13 @@ class Task:
         self.prompt = prompt
         """Whether time stands still until it has gone on."""
         self.error: BaseException | None = None
+        self.acts_for = self
+        """Whose work it does: another's, for a thread that a task waits for."""
+        self.ended_at: float | None = None
         self.waits = False
+        self.stands_still = False
+        self.is_struck = False
+        """Whether it is interrupted in the middle of what it does."""
         self._schedule = schedule
         self._work = work
         self._context: Context = copy_context()
@@ -73,16 +79,18 @@ class Task:
         self.has_begun = True
         try:
             return self._context.run(self._work.send, None)
-        except StopIteration:
-            self._alive = False
+        except (StopIteration, Interrupted):
+            self.die()
         except Exception as error:
-            self._alive, self.error = False, error
+            self.die()
+            self.error = error
             raise
         return None
 
     def die(self) -> None:
         """Do nothing any more, not even what would be done at an end. What it was doing is kept, not closed."""
-        self._alive = False
+        if self._alive:
+            self._alive, self.ended_at = False, self._schedule.now
 
     def forget(self) -> None:
         """Take back what has never begun."""
@@ -94,7 +102,7 @@ class Task:
         try:
             self._context.run(self._work.throw, Interrupted())
         except Interrupted:
-            self._alive = False
+            self.die()
             return
         raise AssertionError(f"{self.name} goes on after an interrupt")
 
@@ -119,6 +127,8 @@ class Schedule:
         self._ready: list[Task] = []
         self._timers: list[tuple[float, int, Task]] = []
         self._depth = 0
+        self._standing: list[Task] = []
+        self._problem: Exception | None = None
 
     def monotonic(self) -> float:
         return self.now
@@ -144,16 +154,36 @@ class Schedule:
     def make_ready(self, task: Task) -> None:
         self._ready.append(task)
 
+    def die_if_struck(self) -> None:
+        """Raise what interrupts the current task in the middle of something."""
+        if self.current is not None and self.current.is_struck:
+            self.current.is_struck = False
+            raise Interrupted
+
+    def fail(self, error: Exception) -> None:
+        """End with an error, whoever catches it on its way."""
+        self._problem = self._problem or error
+        raise error
+
+    def let_go_on(self, tasks: list[Task]) -> None:
+        """Have those go on that stood still."""
+        for task in tasks:
+            task.stands_still = False
+        self._ready += [task for task in self._standing if not task.stands_still]
+        self._standing = [task for task in self._standing if task.stands_still]
+
     def run(self) -> None:
         """Go on until all have ended but those that serve."""
         try:
             self._run()
+            if self._problem is not None:
+                raise self._problem
         finally:
             for task in self.tasks:
                 task.forget()
 
     def _run(self) -> None:
-        while any(task.is_alive() and not task.serves for task in self.tasks):
+        while self._problem is None and any(task.is_alive() and not task.serves for task in self.tasks):
             if self._timers and (
                 not self._ready
                 or (self.random.random() < _TIME_PASSES and not any(task.prompt for task in self._ready))
@@ -183,7 +213,8 @@ class Schedule:
         while self._timers and self._timers[0][0] <= self.now:
             at, _, task = heapq.heappop(self._timers)
             # One that was woken before has its time no more.
-            if task.wakes_at == at and task.is_alive() and not task.runs and task not in self._ready:
+            is_under_way = task.runs or task in self._ready or task in self._standing
+            if task.wakes_at == at and task.is_alive() and not is_under_way:
                 task.waits = False
                 self._ready.append(task)
 
@@ -194,9 +225,15 @@ class Schedule:
         task = ready.pop()
         if not task.is_alive():
             return
+        if task.stands_still:
+            self._standing.append(task)
+            return
         outer, self.current, task.runs = self.current, task, True
         try:
             following = task.go_on()
+        except Exception as error:
+            self.fail(error)
+            raise
         finally:
             task.runs = False
         # It may have been ended while it was under way.

@@ -6,6 +6,7 @@ from collections.abc import Coroutine
 from typing import Final
 
 from tests.simulator import actors
+from tests.simulator.leases import WatchedLeases
 from tests.simulator.oracle import Oracle, Violation
 from tests.simulator.places import SharedTier, Table, Wall
 from tests.simulator.port import CallPort, Process, SimulatedPort
@@ -14,6 +15,7 @@ from tests.simulator.schedule import Schedule, Step, Task
 RECHECK: Final = 1.0
 _GRACE: Final = 4.0
 _SLACK: Final = 0.2
+_MOST_LATE: Final = 4.0
 
 
 class World:
@@ -24,7 +26,10 @@ class World:
         self.schedule = schedule = Schedule(seed)
         random = schedule.random
         recheck = 0.0 if random.random() < 0.3 else RECHECK
-        self.is_down = is_down = random.random() < 0.1
+        self.has_leases = random.random() < 0.7
+        # Every fourth with leases is one in which nothing goes wrong.
+        self.is_calm = is_calm = self.has_leases and random.random() < 0.25
+        self.is_down = is_down = not is_calm and random.random() < 0.1
         # A reading of the log takes a moment.
         bound = 2 * recheck + _SLACK if recheck else 0.0
         if is_down and recheck:
@@ -33,7 +38,8 @@ class World:
         self.oracle = Oracle(schedule, bound, is_down)
         self.table = Table(schedule, latency=random.choice((0.0, 0.0, 0.01)), fails=0.3 if is_down else 0.0)
         wall = Wall(schedule) if random.random() < 0.6 else None
-        tier = SharedTier(schedule, faults=0.1 if random.random() < 0.3 else 0.0)
+        self.tier = tier = SharedTier(schedule, faults=0.1 if not is_calm and random.random() < 0.3 else 0.0)
+        self.scripts = make_port.make_scripts(schedule, tier)
         self.processes = [
             Process(
                 name,
@@ -48,6 +54,8 @@ class World:
             )
             for name in "ABC"[: random.choice((2, 2, 3))]
         ]
+        if self.has_leases:
+            self._share_leases()
         self.actors: list[Task] = []
         for number in range(1, random.choice((4, 5, 6)) + 1):
             process = random.choice(self.processes)
@@ -62,7 +70,7 @@ class World:
         for number in range(1, (2 if seed % 8 == 7 else 1 if seed % 4 == 3 else 0) + 1):
             process = random.choice(self.processes)
             self._add(f"corrector {number} in {process.name}", process, actors.correct(self, process))
-        schedule.add("bad luck", actors.go_wrong(self), serves=True)
+        self._add_trouble()
 
     def problem(self) -> str | None:
         """Run the schedule and return what was wrong."""
@@ -84,6 +92,43 @@ class World:
             left = [flight for flight in process.flights._flights.values() if flight.leader.is_alive()]
             if left:
                 raise Violation(f"{len(left)} flights are left in {process.name}")
+            if process.leases is not None and not process.is_dead:
+                process.leases.finish_now()
+                self._check_book(process, process.leases)
+        if self.is_calm:
+            self._check_calm()
+
+    def _check_book(self, process: Process, leases: WatchedLeases) -> None:
+        holders = [self.scripts.holders[token] for token in leases._held]
+        left = [holder.task.name for holder in holders if holder.over_at is not None or holder.task.is_alive()]
+        if left:
+            raise Violation(f"{process.name} renews the leases of {', '.join(left)}")
+
+    def _check_calm(self) -> None:
+        lost = [holder.task.name for holder in self.scripts.holders.values() if holder.lost]
+        if lost:
+            raise Violation(f"{', '.join(lost)} lost a lease, and nothing was wrong")
+        if self.scripts.left():
+            raise Violation(f"{self.scripts.left()} leases lie there, and nobody holds them")
+
+    def _share_leases(self) -> None:
+        random = self.schedule.random
+        seconds = random.choice((1.0, 3.0))
+        # A late command may be as late as a store stands still.
+        most = seconds + 0.5 + (0.0 if self.is_calm else _MOST_LATE)
+        for process in self.processes:
+            process.leaves_to_threads = random.random() < 0.4
+            process.share_leases(self.scripts, self.make_port.make_leases, seconds, most)
+
+    def _add_trouble(self) -> None:
+        if self.is_calm:
+            return
+        schedule, random = self.schedule, self.schedule.random
+        schedule.add("bad luck", actors.go_wrong(self), serves=True)
+        if self.has_leases and random.random() < 0.6:
+            schedule.add("trouble", actors.trouble_the_store(self), serves=True)
+        if self.has_leases and random.random() < 0.2:
+            schedule.add("stroke", actors.strike(self), serves=True)
 
     def _add(self, name: str, process: Process, work: Coroutine[Step, None, None]) -> None:
         task = self.schedule.add(name, work)
