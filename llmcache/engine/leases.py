@@ -175,6 +175,10 @@ class Leases:
 
     def publish(self, lease: Lease, entry: bytes, more: bytes, ttl_seconds: float | None) -> bool:
         """Keep an entry and end its lease; False where another has led meanwhile. Raises what the store raises."""
+        with self._changed:
+            # Renewed no more: what is renewed after it was ended would be taken anew, and nobody would hold it.
+            lease.until = 0.0
+            is_renewed = lease.token in self._renewed
         try:
             kept = self._place.publish(lease, entry, more, ttl_seconds)
         except BaseException:
@@ -182,7 +186,7 @@ class Leases:
             self._give_up(lease.token)
             raise
         finally:
-            self._let_go(lease)
+            self._let_go(lease, is_renewed=is_renewed)
         return kept
 
     def end(self, turn: Turn, outcome: bytes = b"", *, here: bool) -> None:
@@ -218,12 +222,13 @@ class Leases:
             self._changed.notify_all()
             return True
 
-    def _let_go(self, lease: Lease) -> None:
+    def _let_go(self, lease: Lease, *, is_renewed: bool = False) -> None:
         with self._changed:
-            if lease.token in self._renewed:
+            if is_renewed or lease.token in self._renewed:
                 # Renewing may find nothing there and take it anew: it is ended once more after that.
                 self._give_up(lease.token)
                 self._ended.append((lease, b""))
+                self._changed.notify_all()
             self._held.pop(lease.token, None)
 
     def _give_up(self, token: bytes) -> None:
@@ -257,7 +262,9 @@ class Leases:
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._ended or self._closed or self._is_due(), self._wait())
+                while not (self._ended or self._closed or self._is_due()):
+                    # How long is asked each time: who takes a lease while nothing is due wakes this for a new time.
+                    self._changed.wait(self._wait())
                 if self._closed:
                     return
                 self._busy = True
@@ -268,8 +275,9 @@ class Leases:
         with self._changed:
             ended, self._ended = self._ended, []
             now = self._monotonic()
-            renewed = [lease for lease in self._held.values() if lease.until > now] if self._is_due() else []
-            if self._is_due():
+            is_due = now >= self._due
+            renewed = [lease for lease in self._held.values() if lease.until > now] if is_due else []
+            if is_due:
                 self._due = now + self._seconds / 3 if renewed else float("inf")
             self._renewed = frozenset(lease.token for lease in renewed)
         for lease, outcome in ended:
@@ -292,6 +300,9 @@ class Leases:
             self._place.renew(leases, self._seconds)
         except Exception as error:  # noqa: BLE001  # tried again soon: each has some time left
             logger.debug("Leases could not be renewed: %s.", type(error).__name__)
+            for lease in leases:
+                # It may be carried out when they are over.
+                self._give_up(lease.token)
             with self._changed:
                 self._due = min(self._due, self._monotonic() + self._seconds / _TRIES)
 

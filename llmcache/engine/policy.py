@@ -285,7 +285,7 @@ async def _judged(call: Call, port: Port, found: Found) -> tuple[Answered | None
 
 
 @sensitive_variables()
-async def _follow(call: Call, port: Port, deadline: float, flight: Flight) -> Answered | None:
+async def _follow(call: Call, port: Port, deadline: float, flight: Flight, view: View) -> Answered | None:
     """Return the answer of somebody else's flight; None when this caller has to look and elect anew."""
     if port.leads_itself(flight):
         raise RecursiveExtract(
@@ -305,6 +305,9 @@ async def _follow(call: Call, port: Port, deadline: float, flight: Flight) -> An
         raise landing.error.again().add(attempts=0, cost_usd=Decimal(0))
     if landing.entry is None or (call.needs_completion and not landing.rest):
         return None
+    if landing.entry.seen != view.seen and not view.may_keep(landing.entry.seen):
+        # Another process has stored it. Who leads may not know yet that it is void.
+        return None
     try:
         value = call.plan.validate(landing.entry.answer)
     except ValidationError:
@@ -321,7 +324,7 @@ async def _fly(call: Call, port: Port, deadline: float, view: View) -> Answered 
     try:
         flight = port.board(own)
         if flight is not own:
-            return await _follow(call, port, deadline, flight)
+            return await _follow(call, port, deadline, flight, view)
         reason: Reason = "refresh"
         if call.cache != "refresh":
             # Another caller may have stored the answer between our look and our boarding.

@@ -28,6 +28,8 @@ class Holder:
     process: Process
     lost: bool = False
     """Whether it may be somebody else's meanwhile, or never was this one's."""
+    is_going: bool = False
+    """Whether it does not know yet what has become of its attempt."""
     over_at: float | None = None
     """When its flight was over, in seconds."""
     lay: bytes = b""
@@ -60,7 +62,7 @@ class Scripts:
                 return Reply("waits", head=lay[:HEAD_BYTES], holder=lies)
             if waited and lies[1 : TOKEN_BYTES + 1] == waited:
                 return Reply("failed", lies[TOKEN_BYTES + 1 :])
-        if lies != token:
+        if is_held(lies) and lies != token and self.holders[lies].ended_at() is None:
             self._lose(lies)
         self._put(lease, token, seconds)
         self.holders[token].lay = lay
@@ -155,7 +157,7 @@ class Place:
     def take(self, turn: Turn, seconds: float, instead_of: bytes) -> Reply:
         me = self._process.schedule.current
         assert me is not None
-        self._scripts.holders.setdefault(turn.token, Holder(me.acts_for, self._process))
+        holder = self._scripts.holders.setdefault(turn.token, Holder(me.acts_for, self._process))
         take = partial(
             self._scripts.take,
             turn.names.entry,
@@ -166,7 +168,11 @@ class Place:
             instead_of=instead_of,
             waited=turn.holder,
         )
-        return self._command("goes for the lease", take)
+        holder.is_going = True
+        try:
+            return self._command("goes for the lease", take)
+        finally:
+            holder.is_going = False
 
     def publish(self, lease: Lease, entry: bytes, more: bytes, ttl_seconds: float | None) -> bool:
         return self._command("publishes", partial(self._scripts.publish, lease, entry, more))

@@ -106,7 +106,7 @@ class Oracle:
         ended_at = holder.ended_at()
         if ended_at is None:
             return
-        if holder.process is begun.process:
+        if holder.process is begun.process and not holder.is_going:
             raise Violation(f"{begun.task.name} waits for a lease of its own process's, of {holder.task.name}")
         if holder.over_at is None and not holder.process.is_dead:
             # A thread that is gone without a trace: its lease is renewed for as long as its call may take.

@@ -99,11 +99,15 @@ class Task:
 
     def interrupt(self) -> None:
         """End where it is, as by Ctrl-C."""
+        # On its way out it may let others go on.
+        self.runs, outer, self._schedule.current = True, self._schedule.current, self
         try:
             self._context.run(self._work.throw, Interrupted())
         except Interrupted:
             self.die()
             return
+        finally:
+            self.runs, self._schedule.current = False, outer
         raise AssertionError(f"{self.name} goes on after an interrupt")
 
     def wake(self) -> None:
@@ -174,13 +178,14 @@ class Schedule:
 
     def run(self) -> None:
         """Go on until all have ended but those that serve."""
-        try:
-            self._run()
-            if self._problem is not None:
-                raise self._problem
-        finally:
-            for task in self.tasks:
-                task.forget()
+        self._run()
+        if self._problem is not None:
+            raise self._problem
+
+    def close(self) -> None:
+        """Take back what has never begun."""
+        for task in self.tasks:
+            task.forget()
 
     def _run(self) -> None:
         while self._problem is None and any(task.is_alive() and not task.serves for task in self.tasks):
@@ -223,7 +228,7 @@ class Schedule:
         place = int(self.random.random() * len(ready))
         ready[place], ready[-1] = ready[-1], ready[place]
         task = ready.pop()
-        if not task.is_alive():
+        if not task.is_alive() or task.runs:
             return
         if task.stands_still:
             self._standing.append(task)

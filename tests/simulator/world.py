@@ -87,7 +87,13 @@ class World:
 
     def run(self) -> None:
         """Run the schedule. Raises ``Violation``."""
-        self.schedule.run()
+        try:
+            self.schedule.run()
+            self._check_ends()
+        finally:
+            self.schedule.close()
+
+    def _check_ends(self) -> None:
         for process in self.processes:
             left = [flight for flight in process.flights._flights.values() if flight.leader.is_alive()]
             if left:
