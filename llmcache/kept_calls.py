@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, cast
 from django.views.decorators.debug import sensitive_variables
 
 from llmcache import keys
-from llmcache.answering import checked
 from llmcache.components import components_of
 from llmcache.engine import departures
 from llmcache.engine.call import Call
@@ -50,6 +49,9 @@ def call_of(now: Runtime, row: CacheEntry, entry: Entry, kept: bytes | None) -> 
 
     Raises ``NotRewritten`` where it cannot be made, or must not leave.
     """
+    # Here, for the admin is loaded in processes that never call.
+    from llmcache.answering import checked
+
     annotation = _type_of(now, row)
     alias, _, model = row.model.partition("/")
     if alias not in now.settings.providers:

@@ -186,7 +186,8 @@ class Leases:
             self._give_up(lease.token)
             raise
         finally:
-            self._let_go(lease, is_renewed=is_renewed)
+            if self._let_go(lease) or is_renewed:
+                self._end_later(lease, b"")
         return kept
 
     def end(self, turn: Turn, outcome: bytes = b"", *, here: bool) -> None:
@@ -198,19 +199,15 @@ class Leases:
         with self._changed:
             turn.is_over = True
             lease = self._held.get(turn.token)
-            if lease is not None:
-                self._let_go(lease)
+            is_renewed = lease is not None and self._let_go(lease)
         if lease is None:
             return
         # Whoever is elected next in this process need not wait until the server has heard of it.
         self._give_up(lease.token)
         if here:
             self._release(lease, outcome)
-            return
-        with self._changed:
-            self._ended.append((lease, outcome))
-            self._start()
-            self._changed.notify_all()
+        if is_renewed or not here:
+            self._end_later(lease, b"" if here else outcome)
 
     def _hold(self, lease: Lease, turn: Turn) -> bool:
         with self._changed:
@@ -222,14 +219,19 @@ class Leases:
             self._changed.notify_all()
             return True
 
-    def _let_go(self, lease: Lease, *, is_renewed: bool = False) -> None:
+    def _let_go(self, lease: Lease) -> bool:
+        """Renew a lease no more. Return whether that is under way now: if it is ended before, it is taken anew then."""
         with self._changed:
-            if is_renewed or lease.token in self._renewed:
-                # Renewing may find nothing there and take it anew: it is ended once more after that.
-                self._give_up(lease.token)
-                self._ended.append((lease, b""))
-                self._changed.notify_all()
             self._held.pop(lease.token, None)
+            return lease.token in self._renewed
+
+    def _end_later(self, lease: Lease, outcome: bytes) -> None:
+        """End a lease in the thread that renews, after what that one does now."""
+        self._give_up(lease.token)
+        with self._changed:
+            self._ended.append((lease, outcome))
+            self._start()
+            self._changed.notify_all()
 
     def _give_up(self, token: bytes) -> None:
         with self._changed:

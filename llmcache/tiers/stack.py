@@ -149,7 +149,8 @@ class TierStack:
         now = self._clock.monotonic()
         age, name = now - held.written, self.memory.name
         is_fresh = now < held.expires and age < max_age
-        is_stale = now < held.expires + (held.entry.stale_until - held.entry.fresh_until) and age < stalest
+        lasts = held.expires + (held.entry.stale_until - held.entry.fresh_until)
+        is_stale = stalest > 0 and age < stalest and now < lasts
         if (is_fresh or is_stale) and (judge is None or judge.admits(held.entry.seen)):
             return Found(held.entry, name, not is_fresh)
         return None
@@ -240,7 +241,8 @@ class TierStack:
             return None
         if now < entry.fresh_until and age < max_age:
             return Found(entry, tier)
-        return Found(entry, tier, is_stale=True) if now < entry.stale_until and age < stalest else None
+        # An entry from the near future has an age below zero, and is no younger than who wants none.
+        return Found(entry, tier, is_stale=True) if stalest > 0 and age < stalest and now < entry.stale_until else None
 
     def _promote(self, entry: Entry, name: str, data: bytes, depth: int) -> None:
         left = self._left(entry)

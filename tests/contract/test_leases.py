@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from tests.contract.aliases import ALIAS, aliases, in_caches
 from tests.ledgers import ALIAS as LEDGER
 from tests.ledgers import known
 from tests.waiting import until
+
+Book = Callable[[float], Leases]
 
 OLD, NEW = b"o" * 100, b"n" * 100
 SECONDS = 30.0
@@ -288,6 +290,20 @@ def test_for_no_time_and_for_ever(place: Place) -> None:
 # -- the book of one process
 
 
+@pytest.fixture
+def book(place: Place) -> Iterator[Book]:
+    """Makes the book of a process, whose leases live so long; nobody renews them when the test is over."""
+    made = list[Leases]()
+
+    def make(seconds: float) -> Leases:
+        made.append(Leases(place.place, seconds, time.monotonic))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
 class Broken:
     """A place that cannot be reached."""
 
@@ -317,9 +333,9 @@ def test_who_cannot_say_that_it_leads_leads_alone() -> None:
         leases.publish(lease, NEW, b"", None)
 
 
-def test_a_lease_that_a_process_gave_up_on_does_not_keep_it_waiting(place: Place) -> None:
+def test_a_lease_that_a_process_gave_up_on_does_not_keep_it_waiting(place: Place, book: Book) -> None:
     """A server that stood still has granted it after all."""
-    leases = Leases(place.place, SECONDS, time.monotonic)
+    leases = book(SECONDS)
     turn = place.turn()
     reply, lease = leases.take(turn, time.monotonic() + 60)
     assert reply.state == "led"
@@ -330,8 +346,8 @@ def test_a_lease_that_a_process_gave_up_on_does_not_keep_it_waiting(place: Place
     assert again.state == "led"
 
 
-def test_they_are_renewed_while_their_calls_last_and_not_longer(place: Place) -> None:
-    leases = Leases(place.place, 0.3, time.monotonic)
+def test_they_are_renewed_while_their_calls_last_and_not_longer(place: Place, book: Book) -> None:
+    leases = book(0.3)
     turn, other = place.turn(), place.turn()
     leases.take(turn, time.monotonic() + 1.0)
     began = time.monotonic()
@@ -343,8 +359,8 @@ def test_they_are_renewed_while_their_calls_last_and_not_longer(place: Place) ->
     assert place.holder == other.token
 
 
-def test_ended_elsewhere_it_is_told_by_the_thread(place: Place) -> None:
-    leases = Leases(place.place, SECONDS, time.monotonic)
+def test_ended_elsewhere_it_is_told_by_the_thread(place: Place, book: Book) -> None:
+    leases = book(SECONDS)
     turn = place.turn()
     reply, _ = leases.take(turn, time.monotonic() + 60)
     assert (reply.state, len(leases)) == ("led", 1)
@@ -354,10 +370,31 @@ def test_ended_elsewhere_it_is_told_by_the_thread(place: Place) -> None:
     assert place.holder is None
 
 
-def test_one_that_is_granted_to_nobody_any_more_is_given_back(place: Place) -> None:
+def test_one_that_is_granted_to_nobody_any_more_is_given_back(place: Place, book: Book) -> None:
     """Of a caller that has gone while a thread was taking it."""
-    leases = Leases(place.place, SECONDS, time.monotonic)
+    leases = book(SECONDS)
     turn = place.turn()
     leases.end(turn, here=True)
     reply, _ = leases.take(turn, time.monotonic() + 60)
     assert (reply.state, len(leases), place.holder) == ("led", 0, None)
+
+
+def test_one_that_is_taken_after_nothing_was_held_for_a_while_is_renewed_too(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leases = book(0.3)
+    first, second, renewed = place.turn(), place.turn(), list[bytes]()
+    leases.take(first, time.monotonic() + 60)
+    leases.end(first, here=True)
+    # The thread that renews has found nothing to do, and waits for what comes.
+    until(lambda: leases._due == float("inf"))
+    renew = place.place.renew
+
+    def noted(held: Sequence[Lease], seconds: float) -> None:
+        renew(held, seconds)
+        renewed.extend(lease.token for lease in held)
+
+    monkeypatch.setattr(place.place, "renew", noted)
+    leases.take(second, time.monotonic() + 60)
+    until(lambda: renewed.count(second.token) >= 3)
+    leases.end(second, here=True)

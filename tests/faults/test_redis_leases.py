@@ -28,9 +28,7 @@ OTHER = "another answer"
 
 
 @pytest.fixture(scope="module")
-def running(
-    redis_server: RedisServer, migrated: bytes, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Project]:
+def running(redis_server: RedisServer, migrated: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     folder = tmp_path_factory.mktemp("faults-redis")
     (folder / "db.sqlite3").write_bytes(migrated)
     with redis.Redis.from_url(redis_server.url) as client:

@@ -89,8 +89,9 @@ def test_a_later_run_lies_between_the_one_before_and_now(var: Path) -> None:
     # Entries outlive the time that runs are stretched over.
     entry = "SELECT min(written_at), min(expires_at), min(simulated) FROM llmcache_cacheentry"
     ((written, expires, simulated),) = rows(var, entry)
-    assert unix(expires) - unix(written) == pytest.approx(60 * 86_400)
-    assert unix(expires) > time.time() + 28 * 86_400
+    # Some of it is taken off, so that what is stored together does not expire together.
+    assert 0.9 * 60 * 86_400 <= unix(expires) - unix(written) <= 60 * 86_400
+    assert unix(expires) > time.time() + 20 * 86_400
     assert simulated == 1
 
 

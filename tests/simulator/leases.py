@@ -79,7 +79,7 @@ class Scripts:
             self._judge(lease, lay, entry)
             self._tier.put(names.more, more)
             self._tier.put(names.entry, entry)
-        if lies == lease.token:
+        if self.may_release(lies, lease.token):
             del self._lie[names.lease]
         return kept
 

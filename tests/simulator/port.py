@@ -336,12 +336,16 @@ class SimulatedPort:
         self.process.flights.watch(flight, self._task.wake)
         while not flight.landed.is_set():
             if not flight.leader.is_alive():
-                self._real.end_flight(flight, ABANDONED, here=False)
+                self.end_for(flight)
                 break
             if self.now() >= until:
                 return None
             await waiting("waits for a flight", max(min(until - self.now(), _LOOK_SECONDS), 0.0))
         return flight.landing
+
+    def end_for(self, flight: Flight) -> None:
+        """End a flight whose leader is gone."""
+        self._real.end_flight(flight, ABANDONED, here=False)
 
     def land(self, flight: Flight, landing: Landing) -> None:
         try:

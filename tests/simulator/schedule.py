@@ -133,6 +133,7 @@ class Schedule:
         self._depth = 0
         self._standing: list[Task] = []
         self._problem: Exception | None = None
+        self._is_closed = False
 
     def monotonic(self) -> float:
         return self.now
@@ -148,6 +149,8 @@ class Schedule:
         task = Task(name, self, work, serves=serves, prompt=prompt)
         self.tasks.append(task)
         self._ready.append(task)
+        if self._is_closed:
+            task.forget()
         return task
 
     def say(self, says: str) -> None:
@@ -183,7 +186,8 @@ class Schedule:
             raise self._problem
 
     def close(self) -> None:
-        """Take back what has never begun."""
+        """Take back what has never begun. What was ended in the middle does nothing more when it is thrown away."""
+        self._is_closed = True
         for task in self.tasks:
             task.forget()
 
@@ -204,6 +208,8 @@ class Schedule:
 
     def let_others(self, seconds: float = 0.0) -> None:
         """Let others go on in the middle of what cannot be left: a read of a table, a write."""
+        if self._is_closed:
+            return
         if seconds:
             self._pass(seconds)
         if self._depth >= _DEEPEST:
