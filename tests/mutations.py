@@ -20,6 +20,8 @@ from typing import Final, NamedTuple
 ROOT: Final = Path(__file__).parents[1]
 _NEEDED: Final = ("llmcache", "tests", "project", "templates", "_llmcache_pytest.py", "manage.py", "pyproject.toml")
 _SECONDS: Final = 300.0
+_LEASES: Final = "tests/contract/test_leases.py"
+_RUN_OUT: Final = f"{_LEASES}::test_one_that_has_run_out_is_taken_and_its_holder_publishes_nothing"
 
 
 class Mutant(NamedTuple):
@@ -38,31 +40,28 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "llmcache/tiers/redis_leases.py",
         "if holder and holder ~= ARGV[1] and (string.sub(holder, 1, 1)",
         "if false and (string.sub(holder, 1, 1)",
-        ("tests/contract/test_leases.py::test_one_that_has_run_out_is_taken_and_its_holder_publishes_nothing[Redis]",),
+        (f"{_RUN_OUT}[Redis]",),
     ),
     "publish-not-fenced-on-disk": Mutant(
         "a disk tier keeps an answer only for who holds its lease",
         "llmcache/tiers/disk_leases.py",
         "if _is_held(holder) and holder != lease.token:",
         "if False:",
-        ("tests/contract/test_leases.py::test_one_that_has_run_out_is_taken_and_its_holder_publishes_nothing[disk]",),
+        (f"{_RUN_OUT}[disk]",),
     ),
     "publish-not-fenced-by-rows": Mutant(
         "with leases in PostgreSQL an answer is kept only for who holds its lease",
         "llmcache/lease_rows.py",
         "if holder not in (None, token):",
         "if False:",
-        (
-            "tests/contract/test_leases.py::"
-            "test_one_that_has_run_out_is_taken_and_its_holder_publishes_nothing[PostgreSQL]",
-        ),
+        (f"{_RUN_OUT}[PostgreSQL]",),
     ),
     "publish-over-what-came-meanwhile": Mutant(
         "a lease that is gone does not overwrite what came since it was taken",
         "llmcache/tiers/redis_leases.py",
         "if ARGV[2] ~= '{ANY.decode()}' and redis.call('GETRANGE', KEYS[1]",
         "if false and redis.call('GETRANGE', KEYS[1]",
-        ("tests/contract/test_leases.py::test_one_that_is_gone_does_not_overwrite_what_came_meanwhile[Redis]",),
+        (f"{_LEASES}::test_one_that_is_gone_does_not_overwrite_what_came_meanwhile[Redis]",),
     ),
     "joined-by-key-alone": Mutant(
         "who has seen an invalidation does not join who has not",
@@ -90,45 +89,42 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "llmcache/tiers/redis_leases.py",
         "and head ~= '' and head ~= ARGV[3] then",
         "and false then",
-        ("tests/contract/test_leases.py::test_what_was_published_is_found[Redis]",),
+        (f"{_LEASES}::test_what_was_published_is_found[Redis]",),
     ),
     "released-without-the-token": Mutant(
         "a lease is ended by its holder alone",
         "llmcache/tiers/redis_leases.py",
         "if redis.call('GET', KEYS[1]) == ARGV[1] then\n  if ARGV[2]",
         "if true then\n  if ARGV[2]",
-        ("tests/contract/test_leases.py::test_ended_by_its_holder_alone[Redis]",),
+        (f"{_LEASES}::test_ended_by_its_holder_alone[Redis]",),
     ),
     "renewed-without-the-token": Mutant(
         "a renewal takes nobody's lease away",
         "llmcache/tiers/redis_leases.py",
         "if not holder or holder == ARGV[place + 1] then",
         "if true then",
-        (
-            "tests/contract/test_leases.py::"
-            "test_renewed_when_it_is_gone_it_is_taken_anew_and_another_holders_is_not[Redis]",
-        ),
+        (f"{_LEASES}::test_renewed_when_it_is_gone_it_is_taken_anew_and_another_holders_is_not[Redis]",),
     ),
     "never-renewed": Mutant(
         "leases are renewed while their calls last",
         "llmcache/engine/leases.py",
         "        if renewed:\n            self._renew(renewed)",
         "        if False:\n            self._renew(renewed)",
-        ("tests/contract/test_leases.py::test_they_are_renewed_while_their_calls_last_and_not_longer[disk]",),
+        (f"{_LEASES}::test_they_are_renewed_while_their_calls_last_and_not_longer[disk]",),
     ),
     "ghosts-hold": Mutant(
         "a process does not wait for a lease that it has given up on itself",
         "llmcache/engine/leases.py",
         'if reply.state == "waits" and reply.holder in self._given_up:',
         "if False:",
-        ("tests/contract/test_leases.py::test_a_lease_that_a_process_gave_up_on_does_not_keep_it_waiting[Redis]",),
+        (f"{_LEASES}::test_a_lease_that_a_process_gave_up_on_does_not_keep_it_waiting[Redis]",),
     ),
     "failures-told-to-all": Mutant(
         "how a call has failed is told to who has waited for it, and to nobody else",
         "llmcache/tiers/redis_leases.py",
         "if ARGV[5] ~= '' and string.sub(holder, 2, {TOKEN_BYTES + 1}) == ARGV[5] then",
         "if true then",
-        ("tests/contract/test_leases.py::test_how_it_failed_is_told_to_who_has_waited_for_it_alone[Redis]",),
+        (f"{_LEASES}::test_how_it_failed_is_told_to_who_has_waited_for_it_alone[Redis]",),
     ),
     "one-error-for-all": Mutant(
         "each who waited raises an error of its own",
@@ -161,18 +157,11 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "tests/flows/test_tenants.py::test_many_tenants_ask_the_same_and_share_nothing",
         ),
     ),
-    "bytes-of-another-key": Mutant(
-        "what was written for one request answers no other",
-        "llmcache/envelope.py",
-        "data[:_KEY_END] != _STARTS[flags] + key:",
-        "data[: len(_STARTS[flags])] != _STARTS[flags]:",
-        ("tests/unit/test_envelope.py::test_another_keys_bytes_are_a_miss",),
-    ),
     "an-error-stored": Mutant(
         "what does not pass validation is never kept",
         "llmcache/engine/policy.py",
         "                    self.last = None\n",
-        "                    self.last = None\n                    await port.write(entry, reply.rest, None, self.flight)\n",
+        "                    await port.write(entry, reply.rest, None, self.flight)\n",
         ("tests/flows/test_faults.py::test_a_fault_is_the_right_error_and_nothing_is_stored",),
     ),
     "asked-before-it-is-noted": Mutant(
@@ -232,7 +221,7 @@ class Copy:
             if module is not None:
                 module.write_text(right)
         if done.returncode not in (0, 1):
-            print(done.stdout[-2_000:] + done.stderr[-2_000:], file=sys.stderr)  # noqa: T201
+            print(done.stdout[-2_000:] + done.stderr[-2_000:], file=sys.stderr)
             return None
         return sum(int(count) for count in re.findall(r"(\d+) (?:failed|error)", done.stdout.splitlines()[-1]))
 
@@ -240,14 +229,14 @@ class Copy:
 def main(names: Sequence[str]) -> int:
     """Print what becomes of each mutant; 1 when one lives, or nothing can be said of it."""
     if unknown := sorted({*names} - MUTANTS.keys()):
-        print(f"There is no mutant {', '.join(unknown)}. There are: {', '.join(MUTANTS)}.", file=sys.stderr)  # noqa: T201
+        print(f"There is no mutant {', '.join(unknown)}. There are: {', '.join(MUTANTS)}.", file=sys.stderr)
         return 2
     chosen = {name: MUTANTS[name] for name in names or MUTANTS}
     lived = 0
     with Copy() as copy:
         tests = sorted({test for mutant in chosen.values() for test in mutant.tests})
         if (failing := copy.failing(tests)) != 0:
-            print(f"Without any mutant {failing} of the tests fail: nothing can be said.", file=sys.stderr)  # noqa: T201
+            print(f"Without any mutant {failing} of the tests fail: nothing can be said.", file=sys.stderr)
             return 1
         for name, mutant in chosen.items():
             began = time.monotonic()
@@ -255,8 +244,8 @@ def main(names: Sequence[str]) -> int:
             lived += not failing
             told = "cannot be told" if failing is None else "killed" if failing else "LIVES"
             seconds = time.monotonic() - began
-            print(f"{told:<15}{name:<34}{failing or 0:>3} failed {seconds:6.1f} s   {mutant.rule}", flush=True)  # noqa: T201
-    print(f"{len(chosen) - lived} of {len(chosen)} mutants are killed.")  # noqa: T201
+            print(f"{told:<15}{name:<34}{failing or 0:>3} failed {seconds:6.1f} s   {mutant.rule}", flush=True)
+    print(f"{len(chosen) - lived} of {len(chosen)} mutants are killed.")
     return int(lived > 0)
 
 

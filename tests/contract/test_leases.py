@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -380,7 +380,7 @@ def test_one_that_is_granted_to_nobody_any_more_is_given_back(place: Place, book
 
 
 def test_one_that_is_taken_after_nothing_was_held_for_a_while_is_renewed_too(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: Place, book: Book, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leases = book(0.3)
     first, second, renewed = place.turn(), place.turn(), list[bytes]()

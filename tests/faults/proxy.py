@@ -56,9 +56,10 @@ FROZEN = Fault("frozen")
 
 
 class _Rule:
-    def __init__(self, fault: Fault, on: bytes, times: int | None) -> None:
+    def __init__(self, fault: Fault, on: bytes, after: bytes, times: int | None) -> None:
         self.fault = fault
         self.on = on
+        self.after = after
         self.left = float("inf") if times is None else times
 
 
@@ -69,6 +70,8 @@ class _Link:
         self.reader, self.writer = client
         self.fault: Fault | None = None
         self.tail = b""
+        self.past: list[_Rule] = []
+        """Rules whose first part has gone by."""
 
 
 class Proxy:
@@ -100,10 +103,13 @@ class Proxy:
         self._thread.join(30)
         self._loop.close()
 
-    def fail(self, fault: Fault, *, on: bytes = b"", times: int | None = 1) -> None:
-        """Let the next requests that hold these bytes meet a fault; ``times`` of None is until the proxy heals."""
+    def fail(self, fault: Fault, *, on: bytes = b"", after: bytes = b"", times: int | None = 1) -> None:
+        """Let the next requests that hold these bytes meet a fault; ``times`` of None is until the proxy heals.
+
+        ``after``: only those of a connection on which a request that holds these other bytes went by before.
+        """
         with self._lock:
-            self._rules.append(_Rule(fault, on, times))
+            self._rules.append(_Rule(fault, on, after, times))
 
     def heal(self) -> None:
         """Let everything pass again; requests that wait are carried out, and what is half open ends."""
@@ -213,6 +219,10 @@ class Proxy:
         with self._lock:
             looked = link.tail + data
             for rule in self._rules:
+                if rule.after and rule not in link.past:
+                    if rule.after in looked:
+                        link.past.append(rule)
+                    continue
                 # What was in the piece before has met the rule, or not, by itself.
                 if rule.left > 0 and looked.find(rule.on, max(len(link.tail) - len(rule.on) + 1, 0)) >= 0:
                     rule.left -= 1
