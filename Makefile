@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test pictures test-matrix lint bench bench-peers bench-pages chaos clean
+.PHONY: help install demo serve test pictures test-matrix lint bench bench-peers bench-pages chaos mutants clean
 
 help:
 	@echo 'make install   make .venv with the package and its development tools'
@@ -18,6 +18,7 @@ help:
 	@echo 'make bench-peers   the part of make bench that measures other caches, in environments of their own'
 	@echo 'make bench-pages   measure the pages over a ledger of 1,000,000 calls; some minutes'
 	@echo 'make chaos     measure how long answers are served after they were invalidated, over processes; some minutes'
+	@echo 'make mutants   break the rules of the cache one by one in a copy, and see that a test notices each; some minutes'
 	@echo 'make clean     remove .venv and var'
 
 install: $(READY)
@@ -71,6 +72,11 @@ bench-pages: $(READY)
 chaos: $(READY)
 	@$(BIN)/python tests/provision.py
 	$(BIN)/python -m chaos $(CHAOS)
+
+# `make mutants MUTANTS='never-renewed an-error-stored'` breaks two of them.
+mutants: $(READY)
+	@$(BIN)/python tests/provision.py
+	$(BIN)/python -m tests.mutations $(MUTANTS)
 
 clean:
 	rm -rf $(VENV) var

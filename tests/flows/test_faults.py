@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 import llmcache
+from llmcache.engine import process
 from llmcache.testing.sandbox import Sandbox, faults
 from tests.conftest import JournalReader
 
@@ -101,6 +102,8 @@ def test_a_fault_is_the_right_error_and_nothing_is_stored(
         assert lines[1].facts["cost"] == cost
     assert "Canary" not in journal.text()
 
+    # Neither is it there to be refused by whoever reads it.
+    assert {place.state for place in process.current().tiers.places(bytes.fromhex(error.key or ""))} == {"absent"}
     provider.heal()
     info = llmcache.extract_with_info(TEXT, Person)
     assert (info.outcome, info.value) == ("miss", Person(**GOLD))

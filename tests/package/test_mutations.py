@@ -20,7 +20,6 @@ def test_what_is_broken_is_found_out_and_mended() -> None:
     mutant = MUTANTS["ghosts-hold"]
     test = [mutant.tests[0].replace("[Redis]", "[disk]")]
     with Copy() as copy:
-        assert copy.failing(test) == 0
         assert copy.failing(test, mutant) == 1
         assert (copy.path / mutant.module).read_text() == (ROOT / mutant.module).read_text()
 
