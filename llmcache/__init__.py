@@ -4,7 +4,8 @@
 
 The way of one call, and the modules in its order:
 
-    extraction    the front door: ``extract`` and its sisters; a hit in memory ends here
+    extraction    the front door: ``extract`` and its sisters
+    hits          calls that a tier answers: nearly all end here
     tenancy       whose call it is, where the call does not say
     prepared      what is known of a call before its content, found by its arguments
     answering     from arguments to an answer: the way of every other call

@@ -11,21 +11,18 @@ from dataclasses import InitVar, dataclass
 from datetime import timedelta
 from decimal import Decimal
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 
 from asgiref.sync import markcoroutinefunction
-from pydantic import ValidationError
 
 from llmcache import request
-from llmcache.bypassing import is_bypassed
 from llmcache.engine import process
 from llmcache.engine.call import Answered, Done, Outcome, Reason
-from llmcache.engine.log_copy import Judge
 from llmcache.envelope import UNKNOWN_COST
 from llmcache.exceptions import AsyncContext, LLMCacheError
+from llmcache.hits import LOOKED, NO_HIT, Away, Unread, hit, read, value_of
 from llmcache.money.pricing import dollars
 from llmcache.money.usage import Usage
-from llmcache.prepared import tagged
 from llmcache.request import NOT_GIVEN, CacheUse, NotGiven
 
 if TYPE_CHECKING:
@@ -35,27 +32,8 @@ if TYPE_CHECKING:
     from llmcache.engine.runtime import Runtime
     from llmcache.explanations import Explanation
     from llmcache.plans import Plan
-    from llmcache.prepared import Prepared
-    from llmcache.tiers.stack import Held
 
 T = TypeVar("T")
-_Away = Callable[[], Coroutine[Any, Any, Done]]
-"""Has a call answered in the background."""
-
-
-class _Unread(NamedTuple):
-    """A call that memory does not answer, and nobody has looked further."""
-
-    now: Runtime
-    prepared: Prepared
-    key: bytes
-    is_confirmed: bool
-    """Whether what is known of invalidations is recent; memory was not looked into otherwise."""
-
-
-_NO_HIT: Final = object()
-_LOOKED: Final = object()
-"""No hit, and no tier below memory had one either."""
 _TIMEOUT: Final = request.OPTIONS.index("timeout")
 
 
@@ -175,10 +153,10 @@ class Extractor:
         now = process.current()
         if now.tenancy is not None:
             options = now.tenancy.named(options)
-        value = _hit(now, content, response_model, options, params)
-        if value is not _NO_HIT and value is not _LOOKED:
+        value = hit(now, content, response_model, options, params)
+        if value is not NO_HIT and value is not LOOKED:
             return value
-        return _way("extract")(content, response_model, options, params, looked=value is _LOOKED).answered.value
+        return _way("extract")(content, response_model, options, params, looked=value is LOOKED).answered.value
 
     def extract_with_completion(
         self,
@@ -288,21 +266,21 @@ class Extractor:
             now = process.current_if_made()
             if now is not None and now.tenancy is not None:
                 options = now.tenancy.named(options)
-            value = _NO_HIT if now is None else _hit(now, content, response_model, options, params, in_memory=True)
+            value = NO_HIT if now is None else hit(now, content, response_model, options, params, in_memory=True)
         except Exception as error:  # noqa: BLE001  # what goes wrong is raised where the call is awaited
             return _raised(error)
-        if value is _NO_HIT:
-            return _value(_away(content, response_model, options, params))
-        if type(value) is _Unread:
+        if value is NO_HIT:
+            return value_of(_away(content, response_model, options, params))
+        if type(value) is Unread:
             context = copy_context()
 
             def again() -> Any:
-                return _hit(value.now, content, response_model, options, params, in_memory=True)
+                return hit(value.now, content, response_model, options, params, in_memory=True)
 
-            def others(looked: bool) -> _Away:
+            def others(looked: bool) -> Away:
                 return _carried(now, context, content, response_model, options, params, looked=looked)
 
-            return _read(value, context, again, others)
+            return read(value, context, again, others)
         return _given(value)
 
     @markcoroutinefunction
@@ -439,113 +417,6 @@ def _way(name: str) -> Callable[..., Done]:
     return partial(answer, process.current())
 
 
-def _hit(
-    now: Runtime,
-    content: Any,
-    response_model: Any,
-    options: tuple[Any, ...],
-    params: dict[str, Any],
-    in_memory: bool = False,
-) -> Any:
-    """Return the value of a call that a tier answers, or ``_NO_HIT``, or ``_LOOKED``; ``in_memory``: without I/O.
-
-    This is the way of nearly all calls, so it does nothing that another way can do: whatever is unusual is no hit.
-    """
-    try:
-        prepared = now.prepared.get(tagged(response_model, options, params))
-    except Exception:  # noqa: BLE001  # what cannot be hashed is not looked up
-        return _NO_HIT
-    if prepared is None or type(content) is not str or is_bypassed() or not prepared.current():
-        return _NO_HIT
-    try:
-        data = content.encode()
-    except UnicodeEncodeError:
-        return _NO_HIT
-    if not 0 < len(data) <= now.max_text_bytes:
-        return _NO_HIT
-    state = prepared.state.copy()
-    state.update(data)
-    key = state.digest()
-    clock, log = now.monotonic(), now.log
-    if clock >= log.good_until:
-        if in_memory:
-            return _Unread(now, prepared, key, is_confirmed=False)
-        if not log.confirm() or log.has_own:
-            return _NO_HIT
-    memory = now.memory
-    held = None if memory is None else memory.get(key)
-    if held is None or (held.epoch != log.epoch and _is_void(now, prepared, key, held)):
-        return _Unread(now, prepared, key, is_confirmed=True) if in_memory else _hit_below(now, prepared, key)
-    if clock >= held.expires or clock - held.written >= prepared.max_age:
-        return _NO_HIT
-    try:
-        value = prepared.validate(held.answer)
-    except ValidationError:
-        return _NO_HIT
-    now.counts.count(held.tally or prepared.tally(held))
-    return value
-
-
-def _is_void(now: Runtime, prepared: Prepared, key: bytes, held: Held) -> bool:
-    epoch = now.log.epoch
-    if not prepared.view(now.log, key).admits(held.entry.seen):
-        return True
-    held.epoch = epoch
-    return False
-
-
-def _judge(now: Runtime, prepared: Prepared, key: bytes) -> Judge | None:
-    view = prepared.view(now.log, key)
-    return None if view.is_free else Judge(view)
-
-
-def _hit_below(now: Runtime, prepared: Prepared, key: bytes) -> Any:
-    # Nearly always nothing is void: one comparison in place of four calls.
-    judge = None if prepared.free_at == now.log.epoch else _judge(now, prepared, key)
-    found = now.tiers.open_below(key, prepared.max_age, judge)
-    if found is None:
-        return _LOOKED
-    opened, tier = found
-    answer = opened[0]
-    try:
-        value = prepared.validate(answer)
-    except ValidationError:
-        return _NO_HIT
-    now.counts.count(prepared.tally_opened(key, opened, tier))
-    return value
-
-
-async def _read(unread: _Unread, context: Context, again: Callable[[], Any], others: Callable[[bool], _Away]) -> Any:
-    """Return what ``_hit_below`` does, read without holding up the loop; where nothing is found, what ``others`` give.
-
-    It takes no text, so that its frame shows none.
-    """
-    now, prepared, key = unread.now, unread.prepared, unread.key
-    if not unread.is_confirmed:
-        from llmcache import workers
-
-        if not await workers.files.run(now.log.confirm):
-            return await _value(others(False))
-        value = context.run(again)
-        if type(value) is not _Unread:
-            return await _value(others(False)) if value is _NO_HIT else value
-        if not value.is_confirmed:
-            # A change of this context's own, which those who look at all of it know of.
-            return await _value(others(False))
-    judge = _judge(now, prepared, key)
-    found = await now.tiers.aread_below(key, prepared.max_age, judge) if now.tiers.below else None
-    if found is not None:
-        try:
-            value = context.run(prepared.validate, found.entry.answer)
-        except ValidationError:
-            # Who asks looks once more, and says why.
-            pass
-        else:
-            now.counts.count(prepared.tally_below(found))
-            return value
-    return await _value(others(True))
-
-
 def _raise_async_context(name: str) -> NoReturn:
     raise AsyncContext(
         f"llmcache.{name}() was called in a thread whose event loop is running, and would stop it. "
@@ -553,7 +424,7 @@ def _raise_async_context(name: str) -> NoReturn:
     )
 
 
-def _away(content: Any, response_model: Any, options: tuple[Any, ...], params: dict[str, Any], **needs: bool) -> _Away:
+def _away(content: Any, response_model: Any, options: tuple[Any, ...], params: dict[str, Any], **needs: bool) -> Away:
     """Return what has a call answered in the background; all that the call depends on is read here and now."""
     try:
         now = process.current_if_made()
@@ -573,7 +444,7 @@ def _carried(
     options: tuple[Any, ...],
     params: dict[str, Any],
     **needs: bool,
-) -> _Away:
+) -> Away:
     from llmcache.engine import background
 
     given = (content, response_model, tuple(map(_own, options)), {name: _own(params[name]) for name in params})
@@ -613,15 +484,11 @@ async def _raised(error: Exception) -> Any:
     raise error
 
 
-async def _value(away: _Away) -> Any:
-    return (await away()).answered.value
-
-
-async def _completion(away: _Away) -> Any:
+async def _completion(away: Away) -> Any:
     return _with_completion(await away())
 
 
-async def _info(away: _Away) -> Any:
+async def _info(away: Away) -> Any:
     return _with_info(await away())
 
 

@@ -8,6 +8,7 @@ their own: two processes can lead in a gap between them, and one overwrites the 
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
@@ -19,7 +20,7 @@ from django.db.models.functions import Now
 
 from llmcache.engine.leases import ANY, HEAD_BYTES, Lease, Reply, Turn
 from llmcache.models import Lease as LeaseRow
-from llmcache.tiers.base import ByteTier
+from llmcache.tiers.base import ByteTier, LeftAloneError
 from llmcache.tiers.desk import Desk
 
 T = TypeVar("T")
@@ -27,6 +28,9 @@ T = TypeVar("T")
 SECONDS: Final = 0.5
 """How long a caller waits for the database; then it leads without a lease."""
 WAITING_SECONDS: Final = 5.0
+"""How long one waits that waits for another's lease already."""
+REST_SECONDS: Final = 5.0
+"""How long the database is left alone after it has failed, or was late."""
 VENDORS: Final = ("postgresql", "mysql")
 _THREADS: Final = 2
 _SWEEP_EVERY: Final = 100
@@ -41,6 +45,7 @@ class DatabaseLeases:
         self._using = using
         self._desk = Desk("llmcache-leases", _THREADS, connections.close_all)
         self._made = itertools.count(1)
+        self._rests_until = 0.0
 
     def take(self, turn: Turn, seconds: float, instead_of: bytes) -> Reply:
         """Take a lease, unless there is an entry, or another's lease."""
@@ -128,7 +133,14 @@ class DatabaseLeases:
         return LeaseRow.objects.using(self._using)
 
     def _ask(self, do: Callable[[], T], seconds: float = SECONDS) -> T:
-        return self._desk.ask(partial(self._connected, do), seconds)
+        if time.monotonic() < self._rests_until:
+            raise LeftAloneError
+        try:
+            return self._desk.ask(partial(self._connected, do), seconds)
+        except Exception:
+            # Each call would wait for it again.
+            self._rests_until = time.monotonic() + REST_SECONDS
+            raise
 
     def _connected(self, do: Callable[[], T]) -> T:
         connection = connections[self._using]

@@ -206,7 +206,7 @@ def commands(grounds: Grounds, size: Commands) -> list[Figure]:
 
     renews, takes = (scripts._DIGESTS[each] for each in (scripts._RENEW, scripts._TAKE))
     # Nobody looks at the log's board meanwhile.
-    with grounds.scene(RECHECK=3_600.0) as scene:
+    with grounds.scene(RECHECK=3_000.0) as scene:
         leader, other = scene.hands(2)
         with Monitor(grounds.redis, scene.name) as quick:
             for number in range(size.misses):

@@ -12,6 +12,7 @@ import redis
 from pytest_django import DjangoDbBlocker
 
 from llmcache.engine.leases import ANY, HEAD_BYTES, Lease, LeasePlace, Leases, Names, Reply, Turn
+from llmcache.tiers.base import LeftAloneError
 from llmcache.tiers.configured import tier_of
 from llmcache.tiers.disk import DiskStore, DiskTier
 from llmcache.tiers.disk_leases import DiskLeases
@@ -398,3 +399,25 @@ def test_one_that_is_taken_after_nothing_was_held_for_a_while_is_renewed_too(
     leases.take(second, time.monotonic() + 60)
     until(lambda: renewed.count(second.token) >= 3)
     leases.end(second, here=True)
+
+
+@pytest.mark.parametrize("place", ["PostgreSQL"], indirect=True)
+def test_a_database_that_fails_is_left_alone_for_a_while(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmcache import lease_rows
+
+    asked = list[int]()
+
+    def fail(*_: object) -> None:
+        asked.append(1)
+        raise OSError("the server is gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(lease_rows.DatabaseLeases, "_connected", fail)
+        for _ in range(3):
+            with pytest.raises((OSError, LeftAloneError)):
+                place.take(place.turn())
+    assert len(asked) == 1
+    with pytest.raises(LeftAloneError):
+        place.take(place.turn())
+    place.place._rests_until = 0.0  # type: ignore[attr-defined]
+    assert place.take(place.turn()).state == "led"

@@ -69,6 +69,7 @@ class _Link:
     def __init__(self, client: Streams) -> None:
         self.reader, self.writer = client
         self.fault: Fault | None = None
+        self.is_answered = False
         self.tail = b""
         self.past: list[_Rule] = []
         """Rules whose first part has gone by."""
@@ -173,8 +174,10 @@ class Proxy:
     async def _carry_on(self, link: _Link, server: asyncio.StreamWriter) -> None:
         """Carry requests to the server."""
         while data := await link.reader.read(2**16):
-            link.fault = self._met(link, data)
-            fault = link.fault
+            if link.is_answered:
+                # A request may come in pieces, and the fault that one of them has met is the whole one's.
+                link.fault, link.is_answered = None, False
+            fault = link.fault = self._met(link, data) or link.fault
             if fault is not None and fault.name == "unreachable":
                 _reset(link.writer)
                 return
@@ -197,6 +200,7 @@ class Proxy:
 
     async def _give(self, data: bytes, link: _Link) -> None:
         fault, pause = link.fault, 0.0
+        link.is_answered = True
         if fault is not None and fault.name == "lost":
             return
         if fault is not None and fault.name in ("reset", "cut"):

@@ -192,9 +192,7 @@ async def go_wrong(world: World) -> None:
             if process.die():
                 world.schedule.say(f"kills the process {process.name}")
             continue
-        running = [
-            task for task in world.actors if task.is_alive() and task.has_begun and not task.runs
-        ]
+        running = [task for task in world.actors if task.is_alive() and task.has_begun and not task.runs]
         if running:
             _strike(world, random.choice(running), gone=odds < 0.5)
 

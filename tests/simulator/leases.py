@@ -12,7 +12,7 @@ from llmcache import envelope
 from llmcache.engine.leases import ANY, HEAD_BYTES, TOKEN_BYTES, Lease, Leases, Reply, Turn
 from tests.simulator.oracle import Violation
 from tests.simulator.places import SharedTier
-from tests.simulator.schedule import FOR_EVER, Schedule, Task, waiting
+from tests.simulator.schedule import Schedule, Task, waiting
 
 if TYPE_CHECKING:
     from tests.simulator.port import Process
@@ -204,7 +204,8 @@ class WatchedLeases(Leases):
         """Do as ``Leases._serve``."""
         while True:
             while not self._ended and not self._is_due():
-                await waiting("the watchdog rests", FOR_EVER if self._due == FOR_EVER else self._due - self._monotonic())
+                # Of what is never due it is for ever.
+                await waiting("the watchdog rests", self._due - self._monotonic())
             self._go_round()
 
     def finish_now(self) -> None:

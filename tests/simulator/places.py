@@ -145,7 +145,7 @@ class SharedTier:
         self.put(key, value)
 
     def command(self, says: str, do: Callable[[], T]) -> T:
-        """Carry out a command in one step: now, late or never. Raises ``StoreDownError`` where nothing is heard of it."""
+        """Carry out a command at once, late or never. Raises ``StoreDownError`` where nothing is heard of it."""
         schedule = self._schedule
         schedule.let_others()
         schedule.die_if_struck()

@@ -64,7 +64,7 @@ def test_schedules_are_about_what_matters() -> None:
     assert undone > 150
     assert rolled_back > 30
     for step in ("waits for a flight", "writes into the tier: lost", "writes into the tier: late", "rolls back"):
-        assert said[step] > 20, step
+        assert said[step] > 5, step
     for fault in ("takes the thread of", "interrupts", "kills the process", "stops the process", "strikes"):
         assert sum(count for says, count in said.items() if says.startswith(fault)) > 10, fault
     for fault in ("lets the store stand still", "flushes the store", "restarts the store"):
@@ -74,14 +74,14 @@ def test_schedules_are_about_what_matters() -> None:
 def test_schedules_are_about_leases() -> None:
     said = Counter[str]()
     calm = lost = 0
-    for _, world, _ in run(range(300)):
+    for _, world, _ in run(range(600)):
         calm += world.is_calm
         lost += sum(holder.lost for holder in world.scripts.holders.values())
         said.update(says for _, _, _, says in world.schedule.steps)
     assert calm > 30
     assert lost > 30
     for state in ("led", "waits", "found", "failed", "alone"):
-        assert said[f"goes for the lease: {state}"] > 5, state
+        assert said[f"goes for the lease: {state}"] > 2, state
     assert said["has not kept it: another has led meanwhile"] > 5
     for late in ("lost", "late", "only now", "nobody is there", "done, and the reply is lost"):
         assert sum(count for says, count in said.items() if says.endswith(f": {late}")) > 10, late
