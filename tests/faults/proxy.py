@@ -187,6 +187,7 @@ class Proxy:
                 return
             if fault is not None and fault.name == "frozen":
                 await self._healed.wait()
+                link.fault = None
             self.bytes_to_server += len(data)
             server.write(data)
             await server.drain()
