@@ -1,4 +1,4 @@
-"""Measure and print: ``python -m chaos``, or some of it: ``python -m chaos redis strict --seed 7``.
+"""Measure and print: ``python -m chaos``, or some of it: ``python -m chaos redis strict --seed 7``, ``… flights``.
 
 Times belong to this machine and moment; what is promised does not. Exit status 1 when it was not kept.
 """
@@ -18,6 +18,7 @@ from django.conf import settings
 
 from chaos import drawing
 from chaos.arms import ARMS, BRIEF, Place, Size
+from chaos.flights import parts as flights
 
 PROJECTS = "projects"
 VAR = Path(__file__).parents[1] / "var"
@@ -27,20 +28,31 @@ def main() -> None:
     """Measure, print, and keep what was found."""
     parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
     parts = [*ARMS, PROJECTS]
-    parser.add_argument("parts", nargs="*", metavar="part", help=f"which: {', '.join(parts)} (default: all)")
+    known = [*parts, flights.ALL, *flights.PARTS]
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"which: {', '.join(known)} (default: all)")
     parser.add_argument("--briefly", action="store_true", help="whether it works, and no figures")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="of what is drawn at random")
     parser.add_argument("--out", type=Path, default=VAR, help="where the report and the picture go (default: var)")
     told = parser.parse_args()
-    if unknown := {*told.parts} - {*parts}:
-        parser.error(f"there is no part {', '.join(sorted(unknown))}; there are: {', '.join(parts)}")
+    if unknown := {*told.parts} - {*known}:
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; there are: {', '.join(known)}")
     size = BRIEF if told.briefly else Size()
     # The provider is of this process, and asks Django for nothing; its modules want settings all the same.
     settings.configure(INSTALLED_APPS=["llmcache"], DATABASES={})
     django.setup()
-    print(f"{size.readers} readers, seed {told.seed}; CPython {platform.python_version()}, {os.cpu_count()} cores\n")
+    names, kept = told.parts or known, True
+    print(f"seed {told.seed}; CPython {platform.python_version()}, {os.cpu_count()} cores\n", flush=True)
+    if stale := [name for name in names if name in parts]:
+        kept &= _staleness(stale, parts, size, told)
+    if flown := flights.named(names):
+        kept &= flights.measured(flown, told.out, briefly=told.briefly)
+    sys.exit(0 if kept else 1)
+
+
+def _staleness(names: list[str], parts: list[str], size: Size, told: argparse.Namespace) -> bool:
+    """Measure how stale reads are, and keep a report and a picture; return whether what is promised was kept."""
     with tempfile.TemporaryDirectory(prefix="llmcache-chaos-") as folder, Place(Path(folder)) as place:
-        report = measured(place, told.parts or parts, size, told.seed)
+        report = measured(place, names, size, told.seed)
     kept = told.out / "chaos.json"
     told.out.mkdir(parents=True, exist_ok=True)
     # Of parts that were measured at another time, what was found then.
@@ -49,7 +61,7 @@ def main() -> None:
     kept.write_text(json.dumps(whole, indent=1) + "\n")
     (told.out / "chaos.svg").write_text(drawing.drawn(whole))
     print(f"\n{kept}\n{told.out / 'chaos.svg'}")
-    sys.exit(0 if all(found["kept"] for found in report.values()) else 1)
+    return all(found["kept"] for found in report.values())
 
 
 def measured(place: Place, parts: list[str], size: Size, seed: int) -> dict[str, Any]:

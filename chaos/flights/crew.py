@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import random
@@ -114,11 +115,11 @@ class Crew:
         """Answer with how many leases and flights there are."""
         return held()
 
-    def well(self, text: str) -> bool:
-        """Answer whether no tier is left alone."""
+    def let_go(self) -> None:
+        """Close everything; what is needed is made anew."""
         from llmcache.engine import process
 
-        return all(state.breaker != "open" for state in process.current().tiers.states())
+        process.install(None)
 
     def note_waits(self, folder: str) -> None:
         """Leave a file there whenever this process waits for another's lease."""
@@ -347,23 +348,14 @@ class Crew:
 
     # -- a long life
 
-    def live(self, rounds: int, hits: int, misses: int, failures: int, name: str) -> list[dict[str, int]]:
-        """Let hits, misses and failures come and go; answer with what this process has after each round."""
-        told: list[dict[str, int]] = []
-        for turn in range(rounds):
-            found: Counter[str] = Counter()
-            for number in range(misses):
-                found[ask(f"{name} {turn} {number}")[1]] += 1
-            for number in range(failures):
-                found[ask(f"failing {turn} {number}")[1]] += 1
-            for number in range(hits):
-                # The last few, which memory has.
-                found[ask(f"{name} {turn} {misses - 1 - number % min(misses, 100)}")[1]] += 1
-            self.flush()
-            told.append(
-                {**found, "held": held(), "bytes": resident(), "files": descriptors(), "threads": threading.active_count()}
-            )
-        return told
+    def times(self, count: int, text: str, of: int = 0) -> dict[str, int]:
+        """Ask for so many texts, or for so few again and again; answer with how often each outcome came."""
+        return Counter(ask(f"{text} {number % of if of else number}")[1] for number in range(count))
+
+    def has(self) -> dict[str, int]:
+        """Answer with what this process has."""
+        gc.collect()
+        return {"held": held(), "bytes": resident(), "files": descriptors(), "threads": threading.active_count()}
 
     # -- the demo's log
 

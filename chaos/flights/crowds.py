@@ -87,7 +87,9 @@ def _of_crowd(
 ) -> list[Figure]:
     right = outcomes["miss"] == times and sum(outcomes[each] for each in ("miss", "collapsed", "hit")) == asked
     return [
-        counted(what, f"{calls} calls, {dict(outcomes)}", f"{times} calls for {times} texts", kept=right and calls == times),
+        counted(
+            what, f"{calls} calls, {dict(outcomes)}", f"{times} calls for {times} texts", kept=right and calls == times
+        ),
         timed(f"{what}: more than the provider took", walls, bound),
     ]
 
@@ -147,8 +149,8 @@ def forked(grounds: Grounds, size: Forked) -> list[Figure]:
     right = outcomes["miss"] == size.times and outcomes["miss"] + outcomes["collapsed"] == size.times * size.children
     return [
         counted(
-            f"{size.children} forked processes", f"{calls} calls, {dict(outcomes)}", f"{size.times} calls for as many texts",
-            kept=right and calls == size.times,
+            f"{size.children} forked processes", f"{calls} calls, {dict(outcomes)}",
+            f"{size.times} calls for as many texts", kept=right and calls == size.times,
         ),
         timed("their followers' lag", lags, _LAG, share=0.99),
     ]  # fmt: skip

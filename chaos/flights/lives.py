@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,6 +10,7 @@ import redis
 
 from chaos.flights.scene import Figure, Grounds, counted
 from llmcache.testing.sandbox import faults
+from llmcache.tiers.redis_pool import MOST_CONNECTIONS
 from tests.waiting import until
 
 _MEGABYTE: Final = 2**20
@@ -29,12 +31,12 @@ class Churn:
 def churn(grounds: Grounds, size: Churn) -> list[Figure]:
     """Fork after use, ask in loops that end, and cancel at random."""
     with grounds.scene() as scene, redis.Redis.from_url(grounds.redis.url) as client:
-        (hand,) = scene.hands(1)
 
         def connections() -> int:
             return int(client.info("clients")["connected_clients"])
 
-        before, files = connections(), 0
+        before = connections()
+        (hand,) = scene.hands(1)
         for text in ("fork 0", "fork 1", "fork 2", "fork 3", "fork of all", "fork of the parent"):
             scene.text(text)
         for place in range(size.children):
@@ -46,7 +48,9 @@ def churn(grounds: Grounds, size: Churn) -> list[Figure]:
         texts = [scene.text(f"text {number}") for number in range(size.texts)]
         scene.sandbox.fail(faults.slow(0.02), times=None)
         cancelled = hand.do("cancel", count=size.cancelled, at_once=size.at_once, texts=texts, seed=size.seed)
-        until(lambda: connections() <= before)
+        until(lambda: hand.do("flush"))
+        used = connections() - before
+        hand.do("let_go")
         after = connections()
         agreement = scene.agreement()
     return [
@@ -63,7 +67,10 @@ def churn(grounds: Grounds, size: Churn) -> list[Figure]:
             "0, 0", kept=cancelled["foreign"] == cancelled["failed"] == 0 < cancelled["answered"],
         ),
         counted("flights and leases that are left", cancelled["held"], 0),
-        counted("connections to Redis", after, f"at most {before}, as before", kept=after <= before),
+        counted(
+            "connections to Redis", f"{used} at the end, {after - before} when the process lets go",
+            f"at most {MOST_CONNECTIONS}, 0", kept=used <= MOST_CONNECTIONS and after == before,
+        ),
         agreement,
     ]  # fmt: skip
 
@@ -82,25 +89,36 @@ def life(grounds: Grounds, size: Life) -> list[Figure]:
     """Let hits, misses and failures come and go, and look at what the process has after each part of them."""
     rounds = size.rounds + 1
     # Memory is full after the first round, which warms up.
-    each = [number // size.rounds for number in (size.hits, size.misses, size.failures)]
-    with grounds.scene(memory_bytes=_MEGABYTE, LEASE=10) as scene:
+    hits, misses, failures = wanted = [number // size.rounds for number in (size.hits, size.misses, size.failures)]
+    told: list[dict[str, int]] = []
+    outcomes: Counter[str] = Counter()
+    with grounds.scene(memory_bytes=_MEGABYTE) as scene:
         (hand,) = scene.hands(1)
         for turn in range(rounds):
-            for number in range(each[2]):
-                scene.sandbox.fail(faults.unauthorized(), text=f"failing {turn} {number}")
-        told = hand.do("live", rounds=rounds, hits=each[0], misses=each[1], failures=each[2], name="text")
+            found = Counter(hand.do("times", count=misses, text=f"text {turn}"))
+            scene.sandbox.fail(faults.unauthorized(), times=None)
+            found.update(hand.do("times", count=failures, text=f"failing {turn}"))
+            scene.sandbox.heal()
+            # Those that memory has.
+            found.update(hand.do("times", count=hits, text=f"text {turn}", of=min(misses, 100)))
+            until(lambda: hand.do("flush"))
+            told.append(hand.do("has"))
+            if turn:
+                outcomes.update(found)
         agreement = scene.agreement()
     first, rest = told[0], told[1:]
-    outcomes = {name: sum(turn.get(name, 0) for turn in rest) for name in ("hit", "miss", "error")}
     grown = _slope([turn["bytes"] for turn in rest]) / _MEGABYTE
     return [
-        counted("hits, misses, failures", tuple(outcomes.values()), tuple(number * size.rounds for number in each)),
+        counted(
+            "hits, misses, failures", [outcomes[name] for name in ("hit", "miss", "error")],
+            [number * size.rounds for number in wanted],
+        ),
         counted("flights and leases that are left", sum(turn["held"] for turn in told), 0),
         counted("memory, from the first part to the last", f"{grown:+.1f} MB", "at most 5 MB", kept=grown <= 5),
         _steady("files and sockets", [turn["files"] for turn in rest], first["files"], 2),
         _steady("threads", [turn["threads"] for turn in rest], first["threads"], 1),
         agreement,
-    ]
+    ]  # fmt: skip
 
 
 def _slope(values: list[int]) -> float:

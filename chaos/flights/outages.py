@@ -20,8 +20,8 @@ class Outages:
 
     calls: int = 10_000
     threads: int = 16
-    texts: int = 2_000
-    pause: float = 0.03
+    texts: int = 200
+    pause: float = 0.06
     provider: float = 0.01
     kills: int = 50
     freezes: int = 10
@@ -53,7 +53,9 @@ def restarts(grounds: Grounds, size: Outages) -> list[Figure]:
         _begin(scene, hand, size)
         control = _took(hand.hear())
     usual = at_share(sorted(control), 0.99)
-    figures.append(timed(f"all calls; without a fault p99 is {1_000 * usual:.0f} ms", _took(found), usual + _ADDED, share=0.99))
+    figures.append(
+        timed(f"all calls; without a fault p99 is {1_000 * usual:.0f} ms", _took(found), usual + _ADDED, share=0.99)
+    )
     return figures
 
 

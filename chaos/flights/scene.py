@@ -1,4 +1,4 @@
-"""A project in which something goes wrong: its provider, where its entries and leases lie, its ledger, its processes."""
+"""A project in which something goes wrong: its provider, its tiers, its ledger, and its processes."""
 
 from __future__ import annotations
 
@@ -160,7 +160,11 @@ class Grounds:
     def scene(
         self, over: Over = "redis", *, database: Literal["sqlite", "postgresql"] | None = None, **settings: Any
     ) -> Iterator[Scene]:
-        """Make a project with a name space, a ledger and a provider of its own, and end its processes."""
+        """Make a project with a name space, a ledger and a provider of its own, and end its processes.
+
+        ``settings`` are of ``LLMCACHE``; ``memory_bytes`` puts memory before what is shared, ``redis_port`` is where
+        Redis is reached.
+        """
         kind = database or ("postgresql" if over == "postgresql" else "sqlite")
         with Sandbox() as sandbox:
             made = Scene(self, over, sandbox, kind, settings)
@@ -179,10 +183,15 @@ def _environment(told: dict[str, Any]) -> dict[str, str]:
 
 
 class Scene:
-    """One project. Its entries lie in one tier that processes share, and in memory if that is asked for."""
+    """One project, whose entries and leases lie in a tier that its processes share."""
 
     def __init__(
-        self, grounds: Grounds, over: Over, sandbox: Sandbox, kind: Literal["sqlite", "postgresql"], told: dict[str, Any]
+        self,
+        grounds: Grounds,
+        over: Over,
+        sandbox: Sandbox,
+        kind: Literal["sqlite", "postgresql"],
+        told: dict[str, Any],
     ) -> None:
         self.name = f"scene{next(_NUMBERS)}"
         self.grounds = grounds
@@ -190,11 +199,12 @@ class Scene:
         self._hands: list[Hand] = []
         folder = grounds.folder / self.name
         memory = told.pop("memory_bytes", None)
+        port = told.pop("redis_port", grounds.redis.port)
         caches: dict[str, Any] = {"default": {"BACKEND": _DUMMY}}
         if memory is not None:
             caches["memory"] = {"BACKEND": "llmcache.backends.MemoryCache", "OPTIONS": {"MAX_BYTES": memory}}
         caches["shared"] = {
-            "redis": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": grounds.redis.url},
+            "redis": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": f"redis://127.0.0.1:{port}/0"},
             "disk": {"BACKEND": "llmcache.backends.DiskCache", "LOCATION": str(folder / "shared")},
             # A cache that processes share, and that can hold no lease: the leases are rows.
             "postgresql": {
@@ -253,10 +263,11 @@ class Scene:
 
     def agreement(self, what: str = "") -> Figure:
         """Return whether the provider's file and the ledger tell of the same calls."""
-        charged, rows = self.charged(), self.ledger()
-        found = f"{len(charged)} calls, {len(rows)} rows"
+        charged = self.charged()
+        rows = {call_id for call_id, outcome in self.ledger().items() if outcome != "failed"}
+        found = f"{len(charged):,} calls, {len(rows):,} rows"
         name = "provider's file and ledger" + (f", {what}" if what else "")
-        return counted(name, found, "the same calls", kept=charged == set(rows))
+        return counted(name, found, "the same calls", kept=charged == rows)
 
     def close(self) -> None:
         """End the processes."""

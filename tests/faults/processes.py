@@ -91,6 +91,7 @@ class Project:
     def begin(self) -> None:
         """Let both make everything that they need."""
         for process in (self.behind, self.beside):
+            process.do("hasten")
             found = process.tries("warm")
             assert found[1] in ("miss", "hit"), found
         self.beside.do("note_waits", folder=str(self._waits))
@@ -102,7 +103,7 @@ class Project:
         self.sandbox.answers[self.text] = {"name": ANSWER}
         self.proxy.heal()
         self.proxy.met.clear()
-        self._well()
+        self.until_well()
         for mark in self._waits.iterdir():
             mark.unlink()
         self._received = len(self.sandbox.requests)
@@ -115,7 +116,8 @@ class Project:
         for process in (self.behind, self.beside):
             process.settle()
 
-    def _well(self) -> None:
+    def until_well(self) -> None:
+        """Wait until the process behind the proxy uses all that it has again."""
         until(lambda: not self.behind.do("left_alone"))
 
     def until_asked(self, count: int) -> None:
@@ -156,7 +158,7 @@ class Project:
 
     def assert_well(self) -> None:
         """Fail unless both are answered from the cache again."""
-        self._well()
+        self.until_well()
         for process in (self.behind, self.beside):
             assert process.tries(self.text)[1:] == ["hit", 0]
 

@@ -101,6 +101,7 @@ def test_connections_for_leases_that_are_all_half_open(project: Project) -> None
     answers += [project.beside.tries(text) for text in texts]
     assert project.assert_agree(answers) == 3
     # And then with leases, as before.
+    project.until_well()
     project.sandbox.hold()
     project.behind.tell("tries", text=project.text)
     project.until_asked(4)

@@ -18,7 +18,9 @@ from llmcache import conf, exceptions, explanations
 from llmcache.engine.schemas import Seen
 from llmcache.schema_versions import write_seen
 from llmcache.testing.sandbox import Sandbox
+from tests import mutations
 from tests.conftest import llmcache_settings
+from tests.simulator import mutants
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -184,6 +186,31 @@ def test_every_error_is_documented_exported_and_has_a_code_of_its_own() -> None:
     assert rows == {name: error.code for name, error in errors().items()}
     assert len(set(rows.values())) == len(rows)
     assert set(errors()) <= set(llmcache.__all__)
+
+
+def races() -> dict[str, tuple[str, str]]:
+    """Return of each race what is done about it, and the tests and mutants that are named."""
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    rows = [row.strip("| ").split(" | ") for row in re.findall(r"^\| R\d+ .*", page, flags=re.MULTILINE)]
+    assert [row[0] for row in rows] == [f"R{number}" for number in range(1, len(rows) + 1)]
+    return {number: (done, " ".join(named)) for number, _, done, *named in rows}
+
+
+def test_every_race_has_a_test_that_exists_or_cannot_occur() -> None:
+    assert len(races()) == 46
+    for number, (done, named) in races().items():
+        tests = re.findall(r"`(tests/\w+/\w+\.py)::(\w+)`", named)
+        assert tests or done.startswith("Cannot occur"), number
+        for path, function in tests:
+            assert re.search(rf"^(async )?def {function}\(", (ROOT / path).read_text(), re.MULTILINE), function
+
+
+def test_every_mutant_is_named_with_the_race_that_it_is_about() -> None:
+    named = {name for _, told in races().values() for name in re.findall(r"`([a-z-]+)`", told)}
+    # Of what is no race.
+    assert named == mutations.MUTANTS.keys() - {"tenant-out-of-the-key"}
+    simulated = {name for _, told in races().values() for name in re.findall(r"\*([a-z-]+)\*", told)}
+    assert simulated <= set(mutants.MUTANTS)
 
 
 @pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]), ids=lambda p: p.name)

@@ -12,6 +12,7 @@ from django.test import override_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, create_model
+from redis.cluster import key_slot
 
 import llmcache
 from llmcache import keys
@@ -252,3 +253,15 @@ def test_the_key_is_the_same_object_for_caller_error_and_info() -> None:
     assert caught.value.key == key_of("Ada", Person)
     assert caught.value.kind == "Person"
     assert caught.value.model == "openai/gpt-5-mini"
+
+
+def test_an_entry_and_all_beside_it_lie_in_one_slot_of_a_cluster() -> None:
+    def slots(key: bytes) -> set[int]:
+        names = [keys.storage_key("n", key, "id"), keys.supplement_key("n", key, "id")]
+        names += [keys.lease_key("n", key, seen, "id") for seen in (b"", b"rows that were seen")]
+        assert len({*names}) == 4
+        return {key_slot(name.encode()) for name in names}
+
+    all_slots = [slots(bytes([number]) * 32) for number in range(50)]
+    assert all(len(each) == 1 for each in all_slots)
+    assert len(set.union(*all_slots)) > 1
