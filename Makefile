@@ -17,7 +17,7 @@ help:
 	@echo 'make bench     measure hits, misses, faults and memory against floors and targets, and hits beside other caches'
 	@echo 'make bench-peers   the part of make bench that measures other caches, in environments of their own'
 	@echo 'make bench-pages   measure the pages over a ledger of 1,000,000 calls; some minutes'
-	@echo 'make chaos     measure how long answers are served after they were invalidated, over processes; some minutes'
+	@echo 'make chaos     measure staleness after an invalidation, and calls while processes and servers die; many minutes'
 	@echo 'make mutants   break the rules of the cache one by one in a copy, and see that a test notices each; some minutes'
 	@echo 'make clean     remove .venv and var'
 
@@ -68,7 +68,8 @@ bench-peers: $(READY)
 bench-pages: $(READY)
 	$(BIN)/python -m benchmarks.pages
 
-# Slow: eight processes read while others invalidate. `make chaos CHAOS='strict projects'` runs two parts of it.
+# Slow: eight processes read while others invalidate; leaders, servers and tasks die while others ask.
+# `make chaos CHAOS='strict projects'` runs two parts of it, `make chaos CHAOS=flights` all that is about calls.
 chaos: $(READY)
 	@$(BIN)/python tests/provision.py
 	$(BIN)/python -m chaos $(CHAOS)

@@ -152,7 +152,7 @@ def forked(grounds: Grounds, size: Forked) -> list[Figure]:
             f"{size.children} forked processes", f"{calls} calls, {dict(outcomes)}",
             f"{size.times} calls for as many texts", kept=right and calls == size.times,
         ),
-        timed("their followers' lag", lags, _LAG, share=0.99),
+        timed(f"{size.children} forked processes: lag behind their leader", lags, _LAG, share=0.99),
     ]  # fmt: skip
 
 
@@ -219,11 +219,13 @@ def commands(grounds: Grounds, size: Commands) -> list[Figure]:
             scene.sandbox.latency = 0.0
         polls, waited = _polls(grounds, scene, leader, other, size, takes)
     renewals = sum(renews in command for *_, command in slow.seen)
+    # Also a quick one renews, on a machine that is slow.
+    misses = sum(renews not in command for *_, command in quick.seen)
     expected = 1 + int((size.provider - 0.7) // (10 / 3))
     rate = len(polls) / waited
     first = sum(at - polls[0] <= 1 for at in polls) if polls else 0
     return [
-        counted(f"Redis commands of {size.misses} misses", len(quick.seen), 3 * size.misses),
+        counted(f"Redis commands of {size.misses} misses", misses, 3 * size.misses),
         counted(f"of one of {size.provider:g} s beside its renewals", len(slow.seen) - renewals, 3),
         counted("its renewals", renewals, f"at most {expected}", kept=renewals <= expected),
         counted(

@@ -92,7 +92,7 @@ def killed(grounds: Grounds, size: Leaders) -> list[Figure]:
         counted(f"{size.times} leaders killed: callers that failed", failed, 0),
         counted("provider calls", calls, 2 * size.times),
         counted("rows in the ledger", rows, 2 * size.times),
-        timed(f"until another has asked, LEASE {LEASE:g} s", taken_over, _TAKEN_OVER),
+        timed(f"leader killed, LEASE {LEASE:g} s: until another asks", taken_over, _TAKEN_OVER),
     ]
 
 
@@ -133,5 +133,5 @@ def stopped(grounds: Grounds, size: Leaders) -> list[Figure]:
         counted("what was overwritten late", overwritten, 0),
         counted("provider calls", calls, 2 * size.times),
         counted("rows in the ledger, answered", answered, 2 * size.times),
-        timed(f"until another has asked, LEASE {LEASE:g} s", taken_over, _TAKEN_OVER),
+        timed(f"leader stopped, LEASE {LEASE:g} s: until another asks", taken_over, _TAKEN_OVER),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from dataclasses import dataclass
 from typing import Final
@@ -51,6 +52,9 @@ def churn(grounds: Grounds, size: Churn) -> list[Figure]:
         until(lambda: hand.do("flush"))
         used = connections() - before
         hand.do("let_go")
+        # The server hears of it a moment later.
+        with contextlib.suppress(AssertionError):
+            until(lambda: connections() <= before, seconds=10)
         after = connections()
         agreement = scene.agreement()
     return [
@@ -101,7 +105,7 @@ def life(grounds: Grounds, size: Life) -> list[Figure]:
             scene.sandbox.heal()
             # Those that memory has.
             found.update(hand.do("times", count=hits, text=f"text {turn}", of=min(misses, 100)))
-            until(lambda: hand.do("flush"))
+            until(lambda: hand.do("flush"), seconds=600)
             told.append(hand.do("has"))
             if turn:
                 outcomes.update(found)

@@ -248,11 +248,10 @@ class Scene:
     def ledger(self) -> dict[str, str]:
         """Return of each row of the ledger how it ended, when all is in it; a row that is there twice is an error."""
         for hand in self._hands:
-            if hand.process.poll() is None:
-                until(lambda hand=hand: hand.do("flush"))
-        (teller,) = self.hands(1, ready=False)
-        until(lambda: teller.do("flush"))
-        rows = [(str(UUID(call_id)), outcome) for call_id, outcome in teller.do("rows")]
+            until(lambda hand=hand: hand.do("flush"), _PATIENCE)
+        # Once more: of those who have ended since.
+        until(lambda: self._hands[0].do("flush"), _PATIENCE)
+        rows = [(str(UUID(call_id)), outcome) for call_id, outcome in self._hands[0].do("rows")]
         if len({call_id for call_id, _ in rows}) < len(rows):
             raise RuntimeError("a call has two rows")
         return dict(rows)

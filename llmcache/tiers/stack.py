@@ -149,7 +149,8 @@ class TierStack:
         now = self._clock.monotonic()
         age, name = now - held.written, self.memory.name
         is_fresh = now < held.expires and age < max_age
-        lasts = held.expires + (held.entry.stale_until - held.entry.fresh_until)
+        # Of what is good for ever, though not for this caller, the difference is no number.
+        lasts = held.expires + (held.entry.stale_until - held.entry.fresh_until if held.expires < math.inf else 0.0)
         is_stale = stalest > 0 and age < stalest and now < lasts
         if (is_fresh or is_stale) and (judge is None or judge.admits(held.entry.seen)):
             return Found(held.entry, name, not is_fresh)

@@ -106,7 +106,7 @@ def test_who_meets_a_connection_that_nobody_answers_keeps_no_other_from_its_answ
 
     def lead() -> None:
         with pytest.raises(llmcache.ProviderTimeout) as caught:
-            blocking("Ada", timeout=1)
+            blocking("Ada", timeout=3)
         told.append((caught.value.code, caught.value.attempts))
 
     def follow() -> None:

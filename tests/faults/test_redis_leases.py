@@ -23,7 +23,8 @@ SCRIPTS = (redis_leases._TAKE, redis_leases._PUBLISH, redis_leases._RENEW)
 TAKE, PUBLISH, RENEW = (redis_leases._DIGESTS[script].encode() for script in SCRIPTS)
 PASSES = faults.latency(0)
 """No fault: the control arm, which goes the same way and is noted as the others are."""
-
+SLOW = faults.drip(0.02)
+"""Each byte in time, and the whole of them later than a call waits for Redis."""
 OTHER = "another answer"
 
 
@@ -63,9 +64,7 @@ def named(fault: Fault) -> str:
     return "control" if fault == PASSES else fault.name
 
 
-@pytest.mark.parametrize(
-    "fault", [PASSES, faults.RESET, faults.LOST, faults.drip(0.2), faults.HALF_OPEN, faults.FROZEN], ids=named
-)
+@pytest.mark.parametrize("fault", [PASSES, faults.RESET, faults.LOST, SLOW, faults.HALF_OPEN, faults.FROZEN], ids=named)
 def test_while_a_lease_is_taken(project: Project, fault: Fault) -> None:
     """Where it was granted and nobody knows, the other waits for its end, and no longer."""
     project.sandbox.hold()
@@ -76,13 +75,15 @@ def test_while_a_lease_is_taken(project: Project, fault: Fault) -> None:
     project.beside.tell("tries", text=project.text)
     if fault == PASSES:
         project.until_waiting()
-    else:
+    elif fault != SLOW:
         project.until_asked(2)
     # What was frozen is carried out while the other one leads.
     project.proxy.heal()
     project.sandbox.release()
     answers = [project.behind.hear(), project.beside.hear()]
-    assert project.assert_agree(answers) == (1 if fault == PASSES else 2)
+    paid = project.assert_agree(answers)
+    # Granted late, it may be renewed before the other one comes, or after.
+    assert paid in (1, 2) if fault == SLOW else paid == (1 if fault == PASSES else 2)
     project.assert_well()
 
 

@@ -32,15 +32,14 @@ def well(redis_server: RedisServer) -> Iterator[None]:
 
 
 PARTS: dict[str, Callable[[Grounds], list[Figure]]] = {
-    "crowd": partial(crowd, size=Crowd(places=("postgresql",), times=2, many=32, processes=4, provider=0.1)),
+    "crowd": partial(crowd, size=Crowd(places=("postgresql",), times=1, many=32, processes=3, provider=0.1)),
     "thousands": partial(thousands, size=Thousands(threads=200, tasks=200)),
-    # Over twenty polls each.
-    "forked": partial(forked, size=Forked(children=12, provider=2.0, times=1)),
-    "commands": partial(commands, size=Commands(misses=5, provider=1.5, waits=2.0, many=8)),
-    "killed": partial(killed, size=Leaders(times=2, followers=2)),
-    "stopped": partial(stopped, size=Leaders(times=2, followers=2)),
-    "restarts": partial(restarts, size=Outages(calls=320, kills=4, texts=50, pause=0.03)),
-    "freezes": partial(freezes, size=Outages(calls=320, freezes=1, texts=50)),
+    "forked": partial(forked, size=Forked(children=6, provider=2.0, times=1)),
+    "commands": partial(commands, size=Commands(misses=5, provider=1.2, waits=3.5, many=8)),
+    "killed": partial(killed, size=Leaders(times=1, followers=2)),
+    "stopped": partial(stopped, size=Leaders(times=1, followers=2)),
+    "restarts": partial(restarts, size=Outages(calls=320, kills=3, texts=50, pause=0.03)),
+    "freezes": partial(freezes, size=Outages(calls=320, freezes=1, texts=50, pause=0.06)),
     "churn": partial(churn, size=Churn(children=4, loops=20, cancelled=200)),
     "life": partial(life, size=Life(rounds=2, hits=1_000, misses=100, failures=20)),
     "replay": partial(replay, size=Replay(requests=300, processes=2, threads=8)),

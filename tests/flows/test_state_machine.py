@@ -168,7 +168,7 @@ class Machine(RuleBasedStateMachine):
     @rule(asked=things, awaited=st.booleans())
     def extract_with_a_limit(self, asked: Asked, awaited: bool) -> None:
         """Ask for something that grows old."""
-        self.ask_and_judge(asked, 105, 55, "use", awaited, False)
+        self.ask_and_judge(asked, 105, 2_005, "use", awaited, False)
 
     def ask(
         self, asked: Asked, ttl: float | None, stale_ttl: float, cache: str, *, awaited: bool
@@ -205,9 +205,15 @@ class Machine(RuleBasedStateMachine):
         what=st.sampled_from(("everything", "tag", "tenant", "kind", "response_model", "key", "key and tag")),
         asked=things,
         rolled_back=st.sampled_from((False, False, False, True)),
+        awaited=st.booleans(),
     )
-    def invalidate(self, what: str, asked: Asked, rolled_back: bool) -> None:
-        """Make void what was asked for, by one thing or another."""
+    def invalidate(self, what: str, asked: Asked, rolled_back: bool, awaited: bool) -> None:
+        """Make void what was asked for, by one thing or another, and ask for it."""
+        self.make_void(what, asked, rolled_back=rolled_back)
+        self.ask_and_judge(asked, None, 0, "use", awaited, False)
+
+    def make_void(self, what: str, asked: Asked, *, rolled_back: bool) -> None:
+        """Invalidate by one thing or another, or begin to."""
         conditions: dict[str, Any] = {
             "everything": {"everything": True},
             "tag": {"tag": "vip"},
@@ -228,15 +234,18 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: any(each.is_active for each in self.made))
     @rule(data=st.data())
     def undo(self, data: st.DataObject) -> None:
-        """Take an invalidation back."""
+        """Take an invalidation back, and ask for what it may have been about."""
         made = data.draw(st.sampled_from([each for each in self.made if each.is_active]))
         assert llmcache.undo(made.told)
         made.is_active = False
+        for asked in sorted(self.keys, key=repr)[:2]:
+            self.ask_and_judge(asked, None, 0, "use", False, False)
 
-    @rule(seconds=st.sampled_from((30, 60, 130, 1_100)))
-    def let_time_pass(self, seconds: int) -> None:
-        """Let answers grow old."""
+    @rule(seconds=st.sampled_from((30, 60, 130, 1_100)), asked=things, stale_ttl=stale_lives, awaited=st.booleans())
+    def let_time_pass(self, seconds: int, asked: Asked, stale_ttl: float, awaited: bool) -> None:
+        """Let answers grow old, and ask for one of them."""
         self.clock.move(seconds)
+        self.ask_and_judge(asked, 105, stale_ttl, "use", awaited, False)
 
     @rule()
     def restart(self) -> None:
@@ -300,7 +309,7 @@ def test_what_is_served_is_what_a_model_says(sandbox: Sandbox, clock: MovedClock
     (tmp_path / "tier").mkdir(mode=0o700, exist_ok=True)
     profile = settings(
         max_examples=int(LONG or 60),
-        stateful_step_count=40,
+        stateful_step_count=25,
         derandomize=LONG is None,
         database=None,
         deadline=None,
