@@ -57,9 +57,7 @@ def error_of(call: Call, outcome: bytes) -> LLMCacheError:
     code = facts.get("code")
     made = _BY_CODE.get(code, ProviderError) if isinstance(code, str) else ProviderError
     details = {
-        name: facts[name]
-        for name, types in _TOLD.items()
-        if name in made.details and type(facts.get(name)) in types
+        name: facts[name] for name, types in _TOLD.items() if name in made.details and type(facts.get(name)) in types
     }
     error = made(
         f"Another process was asking for the same request while this one waited, and its call failed: {made.code}.",

@@ -96,7 +96,14 @@ class RedisLeases:
         names = lease.names
         keys = [self.tier.named(name) for name in (names.entry, names.more, names.lease)]
         lives = b"" if ttl_seconds is None else _milliseconds(ttl_seconds)
-        kept = self._run(_PUBLISH, names.entry, keys, (lease.token, lease.head, entry, more, lives))
+        try:
+            kept = self._run(_PUBLISH, names.entry, keys, (lease.token, lease.head, entry, more, lives))
+        except ResponseError:
+            # Somebody else's value lies in one of the places, and nobody can lead there before it is gone; or it cannot
+            # be written at all, which is then counted.
+            for name, value in ((names.more, more), (names.entry, entry)):
+                self.tier.set(name, value, ttl_seconds)
+            return True
         if kept is None:
             kept = self._publish_by_steps(lease, keys, entry, more, lives)
         self.tier.note_written()

@@ -267,8 +267,8 @@ class TierStack:
         if publish is not None:
             try:
                 published = publish(data, supplement, left)
-            except Exception:  # noqa: BLE001  # of whatever store: it is written as it would be without a lease
-                published = None
+            except Exception:  # noqa: BLE001  # of whatever store: written without its lease, it might come too late
+                published = True
         if published is False:
             return False
         # Memory before the others: who looks again after this flight has landed finds it there.

@@ -3,7 +3,8 @@
 The model knows each answer by its number: the provider, a real one on loopback, gives each number once. It knows which
 of them a call may get, so that a stale, foreign or void one is seen, and which call has to be paid for.
 
-``LLMCACHE_TEST_STATE_MACHINE=2000`` runs that many programs, at random; what is found is printed with how to run it again.
+``LLMCACHE_TEST_STATE_MACHINE=2000`` runs that many programs at random. What is found is printed, with how to run it
+again.
 """
 
 import asyncio
@@ -282,9 +283,7 @@ class Machine(RuleBasedStateMachine):
         old = [
             answer
             for answer in lie
-            if stale_ttl
-            and self.clock.ahead < answer.stale_until
-            and self.clock.ahead - answer.at < most + stale_ttl
+            if stale_ttl and self.clock.ahead < answer.stale_until and self.clock.ahead - answer.at < most + stale_ttl
         ]
         if old:
             return max(old, key=lambda answer: answer.number), "stale"
