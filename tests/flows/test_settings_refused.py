@@ -276,7 +276,8 @@ def test_the_timeout_of_an_alias_is_not_that_of_an_answer(
     own = {"TIMEOUT": timeout, "KEY_PREFIX": f"mine-{os.urandom(4).hex()}", "VERSION": 7}
     given = {**stores(tmp_path, redis_server)[store], **own, "KEY_FUNCTION": f"{HERE}.own_name"}
     with in_caches(shared=given), llmcache_settings(TIERS=[ALIAS], TTL=600):
-        assert not [message for check, message in told() if check != "llmcache.W010"]
+        # Files keep few entries, and no leases.
+        assert not [message for check, message in told() if check not in ("llmcache.W010", "llmcache.W013")]
         found = llmcache.extract_with_info("Ada", Person)
         assert found.outcome == "miss"
         assert llmcache.extract_with_info("Ada", Person).outcome == "hit"
