@@ -432,7 +432,7 @@ def entry_of(call: Call, reply: Reply, spent: Spent, seconds: float, now: float,
         "attempts": spent.attempts,
         "usage": usage and {name: tokens for name in _TOKEN_CLASSES if (tokens := getattr(usage, name))},
     }
-    # What is not there is not written: this is a third of the bytes of a small entry.
+    # What is not there is not written: every entry has these bytes, in each tier.
     meta = {name: fact for name, fact in facts.items() if fact is not None}
     entry = Entry(
         key=call.key,
