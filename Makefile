@@ -72,6 +72,7 @@ bench-pages: $(READY)
 # `make chaos CHAOS='strict projects'` runs two parts of it, `make chaos CHAOS=flights` all that is about calls.
 chaos: $(READY)
 	@$(BIN)/python tests/provision.py
+	$(if $(CHAOS),,LLMCACHE_TEST_KILLS=50 $(BIN)/python -m pytest -q tests/flows/test_kill.py)
 	$(BIN)/python -m chaos $(CHAOS)
 
 # `make mutants MUTANTS='never-renewed an-error-stored'` breaks two of them.

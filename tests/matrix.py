@@ -31,8 +31,8 @@ CHOICE = (
     *("tests/package/test_served.py", "tests/package/test_users_suite.py"),
     *("tests/web/test_admin_rows.py", "tests/web/test_page_input.py", "tests/web/test_roles.py"),
 )
-# The database server is one thing that does not vary, and 500 requests are of interest where the code is.
-LEFT_OUT = "postgresql or 500_requests or without_the_gate"
+# The database server is one thing that does not vary, and requests under load are of interest where the code is.
+LEFT_OUT = "postgresql or requests_from_4_threads or without_the_gate"
 _VERSIONS = """
 import platform, django, pydantic
 print("Python", platform.python_version(), "Django", django.__version__, "pydantic", pydantic.VERSION)

@@ -95,6 +95,15 @@ class Tab:
         assert response is not None
         return response.status
 
+    def look(self, width: int, scheme: Scheme) -> None:
+        """Have the page shown as wide as this, light or dark."""
+
+        def steps(page: Page) -> None:
+            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+            page.set_viewport_size({"width": width, "height": _HEIGHT[width]})
+
+        self.do(steps)
+
     def do(self, steps: Callable[[Page], T]) -> T:
         """Return what steps on the page return."""
         return self._chromium.do(lambda: steps(self._page))

@@ -1,12 +1,13 @@
 """One browser for all these tests, one server for each scene, and a place for pictures."""
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.browser.chromium import Chromium, Scheme, Tab
+from tests.browser.chromium import NARROW, SCHEMES, WIDE, Chromium, Tab
 from tests.browser.site import Site
 from tests.provision import CHROMIUM, find
 
@@ -38,17 +39,24 @@ def sites(chromium: Chromium) -> Iterator[Callable[[str], Site]]:
 
 
 @pytest.fixture
-def keep_picture(tmp_path: Path) -> Callable[[Tab, str, int, Scheme], None]:
-    """Takes a picture of a page: into the documentation when it is made anew, else where it goes with the test."""
+def look(tmp_path: Path) -> Callable[[Tab, str], None]:
+    """Looks at a page wide and narrow, light and dark; with pictures where those of the documentation are made anew."""
 
-    def keep(tab: Tab, page: str, width: int, scheme: Scheme) -> None:
-        name = f"{page}-{width}-{scheme}.png"
-        if not os.environ.get("LLMCACHE_TEST_PICTURES"):
-            (tmp_path / name).write_bytes(tab.picture())
-            return
+    def keep(tab: Tab, name: str) -> None:
         picture = tab.small_picture()
         assert len(picture) < MOST_BYTES
         IMAGES.mkdir(exist_ok=True)
         (IMAGES / name).write_bytes(picture)
 
-    return keep
+    def look(tab: Tab, page: str) -> None:
+        for width, scheme in itertools.product((WIDE, NARROW), SCHEMES):
+            tab.look(width, scheme)
+            name = f"{page}-{width}-{scheme}.png"
+            if os.environ.get("LLMCACHE_TEST_PICTURES"):
+                keep(tab, name)
+            content, window = tab.widths()
+            if content > window:
+                (tmp_path / name).write_bytes(tab.picture())
+            assert content <= window, f"{name} sticks out: see it in {tmp_path}"
+
+    return look

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.browser.chromium import NARROW, SCHEMES, WIDE, Scheme, Tab
+from tests.browser.chromium import Tab
 from tests.browser.scenes import KNOWN
 from tests.browser.site import Site
 
@@ -39,23 +39,13 @@ PAGES: dict[str, tuple[str, str | None, str]] = {
 }
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("width", [WIDE, NARROW])
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_and_its_picture(
-    page: str,
-    width: int,
-    scheme: Scheme,
-    sites: Callable[[str], Site],
-    keep_picture: Callable[[Tab, str, int, Scheme], None],
-) -> None:
+def test_a_page_and_its_pictures(page: str, sites: Callable[[str], Site], look: Callable[[Tab, str], None]) -> None:
     scene, user, path = PAGES[page]
     site = sites(scene)
-    with site.tab(user, width=width, scheme=scheme) as tab:
+    with site.tab(user) as tab:
         assert tab.open(site.pages.get(path, path)) == 200
-        keep_picture(tab, page, width, scheme)
-        content, window = tab.widths()
-        assert content <= window
+        look(tab, page)
 
 
 def ask_twice(tab: Tab) -> None:
@@ -153,22 +143,14 @@ STEPS: dict[str, tuple[str, str | None, str, Callable[[Tab], None], str]] = {
 }
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("width", [WIDE, NARROW])
 @pytest.mark.parametrize("page", STEPS)
-def test_a_page_after_some_steps_and_its_picture(
-    page: str,
-    width: int,
-    scheme: Scheme,
-    sites: Callable[[str], Site],
-    keep_picture: Callable[[Tab, str, int, Scheme], None],
+def test_a_page_after_some_steps_and_its_pictures(
+    page: str, sites: Callable[[str], Site], look: Callable[[Tab, str], None]
 ) -> None:
     scene, user, path, do, heading = STEPS[page]
     site = sites(scene)
-    with site.tab(user, width=width, scheme=scheme) as tab:
+    with site.tab(user) as tab:
         assert tab.open(site.pages.get(path, path)) == 200
         do(tab)
         assert tab.do(lambda page: page.get_by_role("heading", name=heading).count()) == 1
-        keep_picture(tab, page, width, scheme)
-        content, window = tab.widths()
-        assert content <= window
+        look(tab, page)

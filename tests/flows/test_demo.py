@@ -26,7 +26,10 @@ from project.demo.amounts import pico_money
 from project.demo.latencies import latency, measured
 from tests.flows.newcomer import ROOT, environment, manage, real_api
 
-REQUESTS = 400
+REQUESTS = 120
+"""Enough to have repeats among them."""
+OVER_TENANTS = 400
+"""Enough to have some that are only repeats where tenants share what they know."""
 
 
 def demo(var: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -48,11 +51,11 @@ def answered_without_a_call(table: dict[str, list[str]]) -> int:
     return sum(number(row[0]) for label, row in table.items() if label.startswith("hits: ") or label == "collapsed")
 
 
-def expected_calls(*, by_tenant: bool) -> int:
+def expected_calls(*, by_tenant: bool, requests: int = REQUESTS) -> int:
     """Read from the files themselves how many of the requests ask something for the first time."""
     with data.REQUESTS.open(newline="") as rows:
         asked = [
-            (row["id"], row["tenant"] if by_tenant else "") for row in itertools.islice(csv.DictReader(rows), REQUESTS)
+            (row["id"], row["tenant"] if by_tenant else "") for row in itertools.islice(csv.DictReader(rows), requests)
         ]
     return len(set(asked))
 
@@ -62,21 +65,21 @@ def test_a_second_run_asks_nobody(var: Path) -> None:
     first = demo(var)
     assert first.returncode == 0, first.stderr
     table = cells(first.stdout)
-    assert table["requests"] == ["400", "400"]
+    assert table["requests"] == [str(REQUESTS)] * 2
     assert answered_without_a_call(table) == REQUESTS - calls
     assert table["misses"] == table["provider calls"] == [str(calls), str(calls)]
     assert table["hit rate"][0] == f"{(REQUESTS - calls) / REQUESTS:.2%}".replace("%", " %")
     assert re.findall(r"provider calls: \d+", first.stdout) == [f"provider calls: {calls}"]
     assert "tenants share one name space" in first.stdout
     assert "no model" in first.stdout
-    assert "All 400 values are equal to their text's gold" in first.stdout
+    assert f"All {REQUESTS} values are equal to their text's gold" in first.stdout
     assert "make serve" in first.stdout
 
     second = demo(var)
     assert second.returncode == 0, second.stderr
     table = cells(second.stdout)
     assert re.findall(r"provider calls: \d+", second.stdout) == ["provider calls: 0"]
-    assert table["requests"] == ["400", "800"]
+    assert table["requests"] == [str(REQUESTS), str(2 * REQUESTS)]
     assert answered_without_a_call(table) == REQUESTS
     assert number(table["hits: redis"][0]) >= calls
     assert table["misses"] == table["provider calls"] == ["0", str(calls)]
@@ -135,7 +138,7 @@ def test_runs_from_before_the_ledger_have_no_money(tmp_path: Path) -> None:
     assert manage(tmp_path, "migrate", "--verbosity", "0").returncode == 0
     done = demo(tmp_path)
     table = cells(done.stdout)
-    assert table["requests"] == ["400", "420"]
+    assert table["requests"] == [str(REQUESTS), str(REQUESTS + 20)]
     assert table["spent"][1] == f"≥ {table['spent'][0]}"
     assert table["calls in doubt"] == ["0", "≥ 0"]
     assert "≥ is at least" in done.stdout
@@ -161,7 +164,7 @@ def test_output_that_nobody_watches_is_plain_lines(var: Path) -> None:
     assert done.stdout.isascii()
     assert "\x1b" not in done.stdout
     assert "\r" not in done.stdout
-    assert "  400 of 400\n" in done.stdout
+    assert f"  {REQUESTS} of {REQUESTS}\n" in done.stdout
 
 
 def test_on_a_terminal_there_is_a_bar_and_a_table(var: Path) -> None:
@@ -193,12 +196,12 @@ def terminal_output(terminal: int) -> Iterator[bytes]:
 
 
 def test_separate_tenants_share_no_answer(var: Path) -> None:
-    calls = expected_calls(by_tenant=True)
-    assert calls > expected_calls(by_tenant=False)
-    done = demo(var, TENANTS="separate")
+    calls = expected_calls(by_tenant=True, requests=OVER_TENANTS)
+    assert calls > expected_calls(by_tenant=False, requests=OVER_TENANTS)
+    done = demo(var, "--requests", str(OVER_TENANTS), TENANTS="separate")
     assert done.returncode == 0, done.stderr
     table = cells(done.stdout)
-    assert answered_without_a_call(table) == REQUESTS - calls
+    assert answered_without_a_call(table) == OVER_TENANTS - calls
     assert f"provider calls: {calls}\n" in done.stdout
     assert "one name space per tenant" in done.stdout
 
@@ -268,7 +271,7 @@ def test_the_real_api_is_asked_where_its_user_agrees(var: Path) -> None:
     assert provider.calls == calls
     assert cells(done.stdout)["provider calls"] == [str(calls), str(calls)]
     # A model that reads otherwise than people have labelled is no failure of the run.
-    assert "of 400 values are what people read in the text" in done.stdout
+    assert f"of {REQUESTS} values are what people read in the text" in done.stdout
 
 
 def test_a_key_alone_spends_no_money(var: Path) -> None:
@@ -309,9 +312,9 @@ def test_a_value_unlike_its_gold_fails_the_run_after_the_table(var: Path) -> Non
         assert demo(var, "--yes", **real_api(other)).returncode == 0
     done = demo(var)
     assert done.returncode == 1
-    assert cells(done.stdout)["values unlike gold"] == ["400", "800"]
+    assert cells(done.stdout)["values unlike gold"] == [str(REQUESTS), str(2 * REQUESTS)]
     assert "provider calls: 0\n" in done.stdout
-    assert "400 values differ from their text's gold" in done.stderr
+    assert f"{REQUESTS} values differ from their text's gold" in done.stderr
     assert "i00000" in done.stderr
 
 
@@ -347,15 +350,15 @@ def running(var: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_an_interrupt_ends_the_run_cleanly_and_says_what_was_done(var: Path) -> None:
-    with running(var, "--requests", "400", "--latency-ms", "200") as process:
+    with running(var, "--requests", str(REQUESTS), "--latency-ms", "200") as process:
         assert process.stdout is not None
         told: Any = iter(process.stdout)
-        assert any(" of 400\n" in line for line in told)
+        assert any(f" of {REQUESTS}\n" in line for line in told)
         # Ctrl-C goes to the whole group, the sandbox included.
         os.killpg(process.pid, signal.SIGINT)
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert re.search(r"Interrupted after [\d,]+ of 400 requests", errors)
+    assert re.search(rf"Interrupted after [\d,]+ of {REQUESTS} requests", errors)
     assert "Traceback" not in errors
     table = cells(output)
     assert "errors" not in table

@@ -20,7 +20,7 @@ from project.demo import data
 from project.demo.simulation import MOST_SECONDS, SimulatedTime, span_until
 from tests.flows.newcomer import manage, real_api
 
-REQUESTS = 300
+REQUESTS = 120
 HOUR = 3_600
 
 

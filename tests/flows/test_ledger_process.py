@@ -288,7 +288,7 @@ def test_children_of_multiprocessing_are_counted_once(method: str, workers: Work
 
 
 def test_a_child_forked_beside_a_busy_writer_can_use_the_database(workers: Workers, sandbox: Sandbox) -> None:
-    assert workers.run("fork_busy", "60") == [{"ends": {"0": 60}}]
+    assert workers.run("fork_busy", "20") == [{"ends": {"0": 20}}]
     assert_agrees(workers.told(), sandbox)
 
 
@@ -476,7 +476,7 @@ def test_a_journal_that_rotates_under_load_loses_nothing(workers: Workers, sandb
 
 def test_killed_while_it_rotates(workers: Workers, sandbox: Sandbox) -> None:
     """A new file with every few calls; each worker lives until so many calls have been made."""
-    killed, threads = 14, 3
+    killed, threads = 8, 3
     for number in range(killed):
         for path in Path(settings.LLMCACHE["DISK_PATH"]).glob("*"):
             path.unlink()
