@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from uuid import UUID
 import pytest
 
 from llmcache.testing.sandbox import Sandbox
+from tests import forks
 from tests.services import Postgres
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +41,6 @@ class Toy:
 
     folder: Path
     environment: dict[str, str]
-    _running: list["subprocess.Popen[str]"] = field(default_factory=list)
 
     @property
     def home(self) -> Path:
@@ -54,16 +54,8 @@ class Toy:
 
     def run(self, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
         """Run Python in the project to its end; AssertionError, with what it says, when it fails."""
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=self.folder,
-            env={**self.environment, **variables},
-            capture_output=True,
-            text=True,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            timeout=_SECONDS,
-        )
+        environment = {**self.environment, **variables}
+        done = forks.run([*arguments], cwd=self.folder, env=environment, timeout=_SECONDS)
         assert done.returncode == 0, f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
         return done
 
@@ -76,20 +68,19 @@ class Toy:
         return json.loads(self.manage(*arguments, **variables))
 
     @contextlib.contextmanager
-    def started(self, *arguments: str, **variables: str) -> Iterator["subprocess.Popen[str]"]:
+    def started(self, *arguments: str, **variables: str) -> Iterator[forks.Forked]:
         """Start Python in the project, with pipes for input and output; its input's end is its sign to end.
 
         What it writes to standard error is in the file ``errors``. Fails when it ends with an error.
         """
         with (self.folder / "errors").open("a") as errors:
-            process = subprocess.Popen(
-                [sys.executable, *arguments],
+            process = forks.Forked(
+                [*arguments],
                 cwd=self.folder,
                 env={**self.environment, **variables},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                text=True,
             )
         assert process.stdin is not None
         assert process.stdout is not None

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from uuid import UUID, uuid4
 from django.conf import settings
 
 from llmcache.testing.sandbox import Sandbox
+from tests import forks
 from tests.faults.proxy import Proxy
 from tests.flows.newcomer import ROOT
 from tests.flows.test_invalidation_processes import Worker
@@ -28,8 +28,8 @@ class Process(Worker):
     """A process that asks when it is told to."""
 
     def __init__(self, environment: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.worker"], env=environment, cwd=ROOT, text=True,
+        self.process = forks.Forked(
+            ["-m", "tests.faults.worker"], env=environment, cwd=ROOT,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         self._unheard = 0

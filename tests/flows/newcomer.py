@@ -2,10 +2,10 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 from llmcache.testing.sandbox import Sandbox
+from tests import forks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,13 +28,4 @@ def real_api(provider: Sandbox) -> dict[str, str]:
 
 def manage(var: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    return subprocess.run(
-        [sys.executable, "manage.py", *arguments],
-        cwd=ROOT,
-        env=environment(var, **more),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return forks.run(["manage.py", *arguments], cwd=ROOT, env=environment(var, **more), timeout=120)

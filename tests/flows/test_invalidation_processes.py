@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import redis
 from django.test import override_settings
 
 from llmcache.testing.sandbox import Sandbox
+from tests import forks
 from tests.cache_servers import RedisServer
 from tests.conftest import child_environment, llmcache_settings
 from tests.flows.newcomer import ROOT
@@ -24,9 +24,9 @@ _SECONDS = 60.0
 class Worker:
     """A process that asks and invalidates when it is told to."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.flows.log_worker"], env=environment, cwd=ROOT, text=True,
+    def __init__(self, environment: dict[str, str], module: str = "log_worker") -> None:
+        self.process = forks.Forked(
+            ["-m", f"tests.flows.{module}"], env=environment, cwd=ROOT,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
@@ -73,9 +73,9 @@ class Workers:
             given = {"LLMCACHE_TESTS_VAR": str(var), "LLMCACHE_TEST_CACHES": json.dumps(caches), **variables}
             self._environment = child_environment(**given)
 
-    def start(self) -> Worker:
-        """Start one."""
-        self._started.append(Worker(self._environment))
+    def start(self, module: str = "log_worker") -> Worker:
+        """Start one, which is a module of the tests."""
+        self._started.append(Worker(self._environment, module))
         return self._started[-1]
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ import pytest
 from django.conf import settings
 
 from llmcache.testing.sandbox import Sandbox
+from tests import forks
 from tests.conftest import child_environment, llmcache_settings
 from tests.flows.newcomer import ROOT
 from tests.flows.test_costs import SANDBOX_PRICES
@@ -29,10 +30,9 @@ class Worker:
     """A process that works in this test's journal, tiers and database."""
 
     def __init__(self, var: Path, *words: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.flows.ledger_worker", *words],
-            env=child_environment(LLMCACHE_TESTS_VAR=str(var)), cwd=ROOT, text=True, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        self.process = forks.Forked(
+            ["-m", "tests.flows.ledger_worker", *words], env=child_environment(LLMCACHE_TESTS_VAR=str(var)), cwd=ROOT,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
     def hear(self) -> dict[str, Any]:
