@@ -28,7 +28,7 @@ def main() -> None:
     """Measure, print, and keep what was found."""
     parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
     parts = [*ARMS, PROJECTS]
-    known = [*parts, flights.ALL, *flights.PARTS]
+    known = [*parts, *flights.GROUPS, *flights.PARTS]
     parser.add_argument("parts", nargs="*", metavar="part", help=f"which: {', '.join(known)} (default: all)")
     parser.add_argument("--briefly", action="store_true", help="whether it works, and no figures")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="of what is drawn at random")

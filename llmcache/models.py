@@ -1,6 +1,7 @@
 """The ledger's rows: what was asked of providers, what is kept, and the sums of both by the hour.
 
 The journal is the record and these tables are its view: rows are written by the ledger alone, and no row holds a text.
+Those of warming, which have a module of their own, hold what is still to be asked.
 Money is in whole numbers of 10**-12 US dollars, so that sums are exact; NULL is what is not known, never zero.
 """
 
@@ -14,13 +15,30 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from llmcache.column_sizes import MAX_CONDITION, MAX_KIND, MAX_NAME
 from llmcache.money.pricing import PICO, dollars
+from llmcache.planned_models import PlannedInvalidation
+from llmcache.warming_models import WarmingItem, WarmingPlan, WarmingRun
 
-MAX_KIND = 100
-MAX_NAME = 200
-"""Characters of a model, a type's name, a tenant or an id of the provider's; what is longer is cut."""
-MAX_CONDITION = 1_000
-"""Characters of a condition, which is never cut: it would be about others."""
+__all__ = [
+    "MAX_CONDITION",
+    "MAX_KIND",
+    "MAX_NAME",
+    "CacheEntry",
+    "Correction",
+    "Dashboard",
+    "EntryTag",
+    "Invalidation",
+    "Lease",
+    "PlannedInvalidation",
+    "ProviderCall",
+    "SchemaVersion",
+    "TenantDay",
+    "UsageBucket",
+    "WarmingItem",
+    "WarmingPlan",
+    "WarmingRun",
+]
 
 
 class _Tokens(models.Model):
@@ -68,7 +86,7 @@ class ProviderCall(_Tokens):
     attempt = models.PositiveIntegerField(_("attempt"))
     # False: asked with cache="bypass" or ttl=0.
     to_store = models.BooleanField(_("answer was to be stored"))
-    # What it was asked for ahead of its use, while nobody waited: "refresh"; empty for a call.
+    # What it was asked for ahead of its use, while nobody waited: "refresh" or "warming"; empty for a call.
     ahead = models.CharField(_("ahead of its use"), max_length=10, blank=True)
     # How old its answer may get; NULL: any age, and also where the line that would say so is lost.
     ttl_seconds = models.FloatField(_("TTL in seconds"), null=True)
@@ -141,6 +159,8 @@ class CacheEntry(_Tokens):
     last_hit_at = models.DateTimeField(_("last hit at"), null=True)
     # Of each hit the cost of the entry that answered it, which need not be the one that is there now.
     saved_pico_usd = models.BigIntegerField(_("saved in 10⁻¹² US dollars"), default=0)
+    # The id of an invalidation that makes it void, as far as that was looked up; empty for one that is valid.
+    void_by = models.CharField(_("invalidated by"), max_length=32, blank=True)
     simulated = models.BooleanField(_("recorded on a simulated clock"), default=False)
 
     class State(models.TextChoices):
@@ -174,6 +194,8 @@ class CacheEntry(_Tokens):
             models.Index(fields=["tenant", "-written_at"], name="llmcache_entry_tenant"),
             models.Index(fields=["schema", "-written_at"], name="llmcache_entry_schema"),
             models.Index(fields=["content_hash"], name="llmcache_entry_content", condition=~models.Q(content_hash="")),
+            models.Index(fields=["-written_at"], name="llmcache_entry_void", condition=~models.Q(void_by="")),
+            models.Index(fields=["void_by", "id"], name="llmcache_entry_void_by", condition=~models.Q(void_by="")),
         ]
 
     def __str__(self) -> str:
@@ -287,6 +309,9 @@ class Invalidation(models.Model):
     undone_by = models.CharField(_("undone by"), max_length=MAX_NAME, blank=True)
     # Whether a human's answer, a `Correction`, stands in place of what it has made void.
     corrects = models.BooleanField(_("made by a correction"), default=False)
+    # Whether rows of entries are still to be told that it was made, or undone; and how far that is.
+    to_tell = models.BooleanField(_("entries are to be told"), default=True)
+    told_to = models.CharField(_("entries are told up to"), max_length=64, blank=True)
 
     class Meta:
         verbose_name = _("invalidation")
@@ -297,6 +322,9 @@ class Invalidation(models.Model):
         indexes: ClassVar[list[models.Index]] = [
             # What each process counts once a second is in it, and needs no row.
             models.Index(fields=["namespace", "active", "id"], name="llmcache_invalidation_state"),
+            models.Index(
+                fields=["namespace", "id"], name="llmcache_invalidation_tell", condition=models.Q(to_tell=True)
+            ),
         ]
 
     def __str__(self) -> str:

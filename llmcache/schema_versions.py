@@ -16,7 +16,12 @@ def write_seen(seen: Sequence[Seen], *, using: str) -> None:
     """Bring forms that calls were made with into the table. Raises the database's errors."""
     rows = SchemaVersion.objects.using(using)
     for form in seen:
-        name, at = cut(form.response_type, MAX_NAME), time_of(form.last)
+        try:
+            first, at = time_of(form.first), time_of(form.last)
+        except ValueError:
+            # By a clock that is far off, of which no row can tell.
+            continue
+        name = cut(form.response_type, MAX_NAME)
         mine = rows.filter(response_type=name, fingerprint=form.fingerprint)
         if mine.filter(last_seen_at__gte=at).exists() or mine.update(last_seen_at=at):
             continue
@@ -25,7 +30,7 @@ def write_seen(seen: Sequence[Seen], *, using: str) -> None:
             response_type=name,
             fingerprint=form.fingerprint,
             schema=form.schema.replace("\0", "\ufffd"),
-            first_seen_at=time_of(form.first),
+            first_seen_at=first,
             last_seen_at=at,
             previous=before,
             changes=[] if before is None else [*changes(loaded(before.schema), loaded(form.schema))],

@@ -346,6 +346,65 @@ class Crew:
             thread.join()
         return found
 
+    # -- warming
+
+    def prepare(self, count: int, calls: int) -> str:
+        """Answer with the id of a run that is to ask so many texts in at most so many calls."""
+        from llmcache.warming.runs import prepare
+
+        return prepare((f"text {number}" for number in range(count)), kind="person", max_calls=calls).uid
+
+    def warm(self, run: str, threads: int) -> dict[str, Any]:
+        """Work at a run; answer with how it has ended."""
+        from llmcache.warming.work import work
+
+        found = work(run, concurrency=threads)
+        return {"state": found.state, "warmed": found.warmed, "calls": found.calls}
+
+    def prepare_file(self, path: str, most: int, at_once: int) -> str:
+        """Answer with the id of a run of the first lines of a file."""
+        from itertools import islice
+
+        from llmcache.warming.files import from_json_lines
+        from llmcache.warming.lines import opened
+        from llmcache.warming.runs import prepare
+
+        with opened(path) as source:
+            texts = islice(from_json_lines(source, max_text_bytes=2**20), most)
+            return prepare(texts, kind="Ingredient", concurrency=at_once).uid
+
+    def send(self, run: str, times: int) -> None:
+        """Let so many Celery workers work at a run."""
+        from chaos import celery_app
+        from llmcache.tasks import work_on_run
+
+        celery_app.app.set_default()
+        for _ in range(times):
+            work_on_run.delay(run)
+
+    def state(self, run: str) -> str:
+        """Answer with how a run stands."""
+        from llmcache.models import WarmingRun
+
+        return WarmingRun.objects.values_list("state", flat=True).get(uid=run)
+
+    def told(self, run: str) -> dict[str, Any]:
+        """Answer with what is told of a run."""
+        from llmcache.warming.runs import progress
+
+        found = progress(run)
+        return {name: getattr(found, name) for name in ("state", "live", "warmed", "failed", "calls", "in_doubt")}
+
+    def calls_of(self, run: str) -> list[list[str]]:
+        """Answer with key, outcome and id of each call of the ledger that is of a run."""
+        from llmcache.models import WarmingRun
+        from llmcache.warming.runs import calls_of
+
+        row = WarmingRun.objects.get(uid=run)
+        # By one clock: none that an earlier run has made.
+        calls = calls_of(row, "default").filter(started_at__gte=row.made_at).values_list("key", "outcome", "call_id")
+        return [[key, outcome, str(call_id)] for key, outcome, call_id in calls]
+
     # -- a long life
 
     def times(self, count: int, text: str, of: int = 0) -> dict[str, int]:

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from chaos.flights import picture
+from chaos.flights.budgets import Budget, cap
 from chaos.flights.crowds import Commands, Crowd, Forked, Thousands, commands, crowd, forked, thousands
 from chaos.flights.leaders import Leaders, killed, stopped
 from chaos.flights.lives import Churn, Life, Replay, churn, life, replay
+from chaos.flights.nights import Night, killed_workers
 from chaos.flights.outages import Outages, freezes, restarts
 from chaos.flights.scene import Figure, Grounds
 
@@ -61,6 +63,14 @@ PARTS: Final[dict[str, tuple[Part, Part]]] = {
         partial(life, size=Life()),
         partial(life, size=Life(rounds=2, hits=400, misses=100, failures=20)),
     ),
+    "warming-cap": (
+        partial(cap, size=Budget()),
+        partial(cap, size=Budget(calls=60, items=120, threads=8, processes=2)),
+    ),
+    "warming-workers": (
+        partial(killed_workers, size=Night()),
+        partial(killed_workers, size=Night(texts=300, live=30, kills=1)),
+    ),
     "flights-replay": (
         partial(replay, size=Replay()),
         partial(replay, size=Replay(requests=200, processes=2, threads=4)),
@@ -68,14 +78,14 @@ PARTS: Final[dict[str, tuple[Part, Part]]] = {
 }
 """Of each what it does, and what it does where only whether it works is of interest."""
 
-ALL: Final = "flights"
-"""The name of all of them."""
+GROUPS: Final = ("flights", "warming")
+"""The first words of their names: each is a name of all that begin with it."""
 
 
 def named(names: Iterable[str]) -> list[str]:
     """Return the parts that are meant by these names; names of other things are passed over."""
     wanted = set(names)
-    return [name for name in PARTS if name in wanted or ALL in wanted]
+    return [name for name in PARTS if name in wanted or name.partition("-")[0] in wanted]
 
 
 def measured(names: Iterable[str], out: Path, *, briefly: bool) -> bool:

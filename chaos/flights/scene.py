@@ -227,6 +227,11 @@ class Scene:
             }
         )
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of a process of this project."""
+        return self._environment
+
     def hands(self, number: int, *, ready: bool = True) -> list[Hand]:
         """Start processes; ``ready``: each has made everything that it needs."""
         made = [Hand(self._environment) for _ in range(number)]
