@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 from asgiref.sync import markcoroutinefunction, sync_to_async
 
-from llmcache import request
+from llmcache import planned, request
 from llmcache.engine import process
 from llmcache.engine.log import Pending
 from llmcache.engine.log_copy import Row
@@ -48,6 +49,8 @@ class Invalidated:
     """Of a dry run: what making them has cost; None when that is not known of each of them."""
     more: bool = False
     """Of a dry run: whether there may be more of both, because only so many rows are looked at."""
+    due_at: datetime | None = None
+    """When it comes into force, of one that is planned; None for one that is in force."""
 
 
 def invalidate(
@@ -61,6 +64,7 @@ def invalidate(
     kind: str | NotGiven = NOT_GIVEN,
     everything: bool = False,
     dry_run: bool = False,
+    at: datetime | None = None,
     reason: str = "",
     user: str = "",
 ) -> Invalidated:
@@ -68,8 +72,9 @@ def invalidate(
 
     ``key``: in hex, as ``extract_with_info`` tells it. ``tenant``, ``subject``, ``model`` (``"provider/model"``),
     ``tag``, ``kind``: as they were passed to ``extract``. ``response_model``: the type, or its name. ``everything``:
-    True instead of conditions. ``dry_run``: say what it would be about, and do nothing. ``reason`` and ``user`` are for
-    the log.
+    True instead of conditions. ``dry_run``: say what it would be about, and do nothing. ``at``: an aware datetime, from
+    when on; until then it is planned, and whoever keeps house brings it into force (``llmcache.housekeeping``).
+    ``reason`` and ``user`` are for the log.
 
     Within a transaction this context sees it at once, and everybody else once it is committed: this process then, other
     processes within two ``RECHECK``. Rolled back, it has never been. Answers that are asked for from then on are good.
@@ -84,6 +89,9 @@ def invalidate(
         entries, cost, more = concerned(now, predicate)
         return Invalidated(None, entries, dollars(cost), more)
     made_by = request.word("user", user, most=_MAX_USER) if user else ""
+    if at is not None and planned.is_to_come(at):
+        row = planned.plan(now, predicate, at, reason_of(reason), made_by)
+        return Invalidated(row.uid, due_at=row.due_at)
     return Invalidated(made(now, predicate, reason_of(reason), made_by).uid)
 
 
@@ -96,13 +104,23 @@ def ainvalidate(**conditions: Any) -> Coroutine[Any, Any, Invalidated]:
 def undo(invalidation: str | Invalidated | Invalidation, *, user: str = "") -> bool:
     """Let the answers that an invalidation had made void be served again; return whether it was in force.
 
-    ``invalidation``: its id, or what ``invalidate`` has returned. What was asked for anew meanwhile stays. In a
-    transaction it holds as ``invalidate`` does. Raises ``InvalidRequest`` for one that is not there.
+    ``invalidation``: its id, or what ``invalidate`` has returned. What was asked for anew meanwhile stays. One that is
+    planned never comes into force then, and the answer is True too. In a transaction it holds as ``invalidate`` does.
+    Raises ``InvalidRequest`` for one that is not there.
     """
     require_no_loop("undo")
     now = process.current()
+    now.require_database()
     undone_by = request.word("user", user, most=_MAX_USER) if user else ""
-    found = _by_id(now, invalidation)
+    uid = _id_of(invalidation)
+    to_come = planned.find(now, uid)
+    if to_come is not None and planned.call_off(now, to_come, undone_by):
+        return True
+    found = _by_id(now, uid)
+    if found is None and to_come is not None:
+        return False
+    if found is None:
+        raise InvalidRequest("There is no invalidation with this id: it was pruned, or belongs to another project.")
     return _undone(now, found, undone_by)
 
 
@@ -190,8 +208,13 @@ def concerned(now: Runtime, predicate: Predicate) -> tuple[int, int | None, bool
     return found["entries"], None if found["unknown"] else found["cost"] or 0, found["rows"] > MOST_LOOKED_AT
 
 
-def made(now: Runtime, predicate: Predicate, reason: str, made_by: str, *, corrects: bool = False) -> Invalidation:
-    """Make a row of the log, as ``invalidate`` does; ``corrects``: a human's answer is to stand by it."""
+def made(
+    now: Runtime, predicate: Predicate, reason: str, made_by: str, *, corrects: bool = False, uid: bytes | None = None
+) -> Invalidation:
+    """Make a row of the log, as ``invalidate`` does; ``corrects``: a human's answer is to stand by it.
+
+    ``uid``: the id that it was planned under.
+    """
     from django.utils import timezone
 
     from llmcache.invalidation_rows import columns_of, note_that_one_was_made
@@ -201,7 +224,7 @@ def made(now: Runtime, predicate: Predicate, reason: str, made_by: str, *, corre
     now.require_database()
     # What it supersedes is what is known here: the more, the shorter the lists that entries hold.
     now.log.confirm()
-    uid, supersedes = os.urandom(SEEN_ID_BYTES), now.log.heads(predicate)
+    uid, supersedes = uid or os.urandom(SEEN_ID_BYTES), now.log.heads(predicate)
     row = Invalidation(
         uid=uid.hex(),
         namespace=now.namespace,
@@ -227,24 +250,23 @@ def _undone(now: Runtime, row: Invalidation, undone_by: str) -> bool:
 
     rows = Invalidation.objects.using(now.settings.database).filter(pk=row.pk, active=True)
     note_that_one_was_made(now.namespace)
-    if not rows.update(active=False, undone_at=timezone.now(), undone_by=undone_by):
+    if not rows.update(active=False, undone_at=timezone.now(), undone_by=undone_by, to_tell=True, told_to=""):
         return False
     _change(now, [row_of(row)._replace(active=False)])
     return True
 
 
-def _by_id(now: Runtime, invalidation: Any) -> Invalidation:
-    from llmcache.models import Invalidation
-
-    now.require_database()
+def _id_of(invalidation: Any) -> str:
     uid: Any = getattr(invalidation, "uid", None) or getattr(invalidation, "id", invalidation)
     if type(uid) is not str:
         raise InvalidRequest("undo() takes an invalidation's id, or what invalidate() has returned; not a dry run.")
-    rows = Invalidation.objects.using(now.settings.database).filter(namespace=now.namespace, uid=uid[:32])
-    found = rows.first()
-    if found is None:
-        raise InvalidRequest("There is no invalidation with this id: it was pruned, or belongs to another project.")
-    return found
+    return uid
+
+
+def _by_id(now: Runtime, uid: str) -> Invalidation | None:
+    from llmcache.models import Invalidation
+
+    return Invalidation.objects.using(now.settings.database).filter(namespace=now.namespace, uid=uid[:32]).first()
 
 
 def _change(now: Runtime, rows: Iterable[Row]) -> None:

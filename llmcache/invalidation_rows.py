@@ -78,7 +78,7 @@ class InvalidationRows:
         if self._using not in connections.settings:
             yield
         elif connections[self._using].vendor == "sqlite":
-            with forks.between(), closing(connections[self._using]):
+            with forks.a_moment(), closing(connections[self._using]):
                 yield
         else:
             connections[self._using].close_if_unusable_or_obsolete()
@@ -158,8 +158,12 @@ def without_rewriting(rows: Any) -> Any:
 
 def row_of(row: Invalidation) -> Row:
     """Return what a copy of the log knows of a row."""
-    predicate = Predicate(*(getattr(row, column) or None for column in _COLUMNS.values()))
-    return Row(row.pk, id_of(row.uid), predicate, row.active, _ids(json.dumps(row.supersedes)), row.corrects)
+    return Row(row.pk, id_of(row.uid), predicate_of(row), row.active, _ids(json.dumps(row.supersedes)), row.corrects)
+
+
+def predicate_of(row: Any) -> Predicate:
+    """Return the conditions of a row, which may be of an invalidation that is only planned."""
+    return Predicate(*(getattr(row, column) or None for column in _COLUMNS.values()))
 
 
 def columns_of(predicate: Predicate) -> dict[str, str]:

@@ -17,13 +17,13 @@ from llmcache import keys
 from llmcache.components import components_of
 from llmcache.engine import departures
 from llmcache.engine.call import Call
+from llmcache.engine.ports import BlockingPort
 from llmcache.engine.predicates import Facts
 from llmcache.exceptions import ConfigurationError, InvalidRequest, ProviderCallsForbidden
 from llmcache.kinds import NO_KIND, registered_type
 from llmcache.models import MAX_NAME, CacheEntry, ProviderCall
 from llmcache.refusals import refused
-from llmcache.request import NOT_GIVEN
-from llmcache.response_types import response_type
+from llmcache.request import NOT_GIVEN, NotGiven
 
 if TYPE_CHECKING:
     from llmcache.engine.runtime import Runtime
@@ -49,6 +49,24 @@ def call_of(now: Runtime, row: CacheEntry, entry: Entry, kept: bytes | None) -> 
 
     Raises ``NotRewritten`` where it cannot be made, or must not leave.
     """
+    call = remade(now, row, entry, kept)
+    _require_leave(now, row, call)
+    return replace(
+        call,
+        key=entry.key,
+        facts=call.facts._replace(subjects=facts_of(row, entry).subjects),
+        waits=False,
+        ahead="refresh",
+        older_keys=(),
+    )
+
+
+@sensitive_variables()
+def remade(now: Runtime, row: CacheEntry, entry: Entry, kept: bytes | None) -> Call:
+    """Return the call that the request kept beside an entry is of, under the key that it makes itself.
+
+    That is the entry's own unless the call was under a subject, version or variant. Raises ``NotRewritten``.
+    """
     # Here, for the admin is loaded in processes that never call.
     from llmcache.answering import checked
 
@@ -56,14 +74,15 @@ def call_of(now: Runtime, row: CacheEntry, entry: Entry, kept: bytes | None) -> 
     alias, _, model = row.model.partition("/")
     if alias not in now.settings.providers:
         raise refused("provider_gone", row.key)
-    body, system, content = _taken_apart(row, kept, model)
+    body, system, content = taken_apart(row, kept, model)
     # What is that long may be cut.
     if len(row.tenant) >= MAX_NAME:
         raise refused("other_request", row.key)
     facts = facts_of(row, entry)
     told = {"system": system, "tenant": facts.tenant}
     options = {name: value for name, value in told.items() if value is not None}
-    options |= {"model": row.model, "kind": row.kind, "tags": facts.tags, "cache": "refresh", **_ttl(now, row, entry)}
+    options |= {"model": row.model, "kind": row.kind, "tags": facts.tags, "cache": "refresh"}
+    options |= {**_ttl(now, row, entry), **_stale_ttl(now, row, entry)}
     try:
         call = checked(now, content, annotation, options, body, needs_completion=False)
     except InvalidRequest:
@@ -71,15 +90,19 @@ def call_of(now: Runtime, row: CacheEntry, entry: Entry, kept: bytes | None) -> 
     if call.cache != "refresh" or not call.stores:
         raise refused("off", row.key)
     _require_equal(row, call, kept)
-    _require_leave(now, row, call)
-    return replace(
-        call,
-        key=entry.key,
-        facts=call.facts._replace(subjects=facts.subjects),
-        waits=False,
-        ahead="refresh",
-        older_keys=(),
-    )
+    return call
+
+
+class RowPort(BlockingPort):
+    """The port of a call that was made again: what of it only the row knows is told by the row."""
+
+    def __init__(self, runtime: Runtime, row: CacheEntry) -> None:
+        super().__init__(runtime)
+        self._row = row
+
+    def stored(self, call: Call, entry: Entry, beside: int) -> dict[str, Any]:
+        told, row = super().stored(call, entry, beside), self._row
+        return {**told, "subject": row.subject_hash or None, "parts": row.components or told.get("parts")}
 
 
 def _type_of(now: Runtime, row: CacheEntry) -> Any:
@@ -87,7 +110,7 @@ def _type_of(now: Runtime, row: CacheEntry) -> Any:
         annotation = registered_type(now.settings, row.kind)
         if annotation is None:
             raise refused("type_not_registered", row.key)
-        response = response_type(annotation)
+        response = now.plans.response(annotation)
     except (ConfigurationError, InvalidRequest):
         raise refused("type_unusable", row.key) from None
     if response.name != row.response_type or response.fingerprint != row.schema:
@@ -96,7 +119,7 @@ def _type_of(now: Runtime, row: CacheEntry) -> Any:
 
 
 @sensitive_variables()
-def _taken_apart(row: CacheEntry, kept: bytes | None, model: str) -> tuple[dict[str, Any], str | None, str]:
+def taken_apart(row: CacheEntry, kept: bytes | None, model: str) -> tuple[dict[str, Any], str | None, str]:
     """Return the parameters, the system prompt and the content of a request that was kept."""
     try:
         body: Any = json.loads(kept or b"{}")
@@ -144,6 +167,14 @@ def _require_leave(now: Runtime, row: CacheEntry, call: Call) -> None:
         raise refused("calls_forbidden", row.key) from None
     except ConfigurationError:
         raise refused("provider_unusable", row.key) from None
+
+
+def _stale_ttl(now: Runtime, row: CacheEntry, entry: Entry) -> dict[str, Any]:
+    """Return how long past its TTL the answer may be given; nothing where the kind's settings tell it."""
+    if not isinstance(now.settings.kinds.get(row.kind, NO_KIND).stale_ttl, NotGiven):
+        return {}
+    length = entry.stale_until - entry.fresh_until
+    return {"stale_ttl": length} if 0 < length < float("inf") else {}
 
 
 def _ttl(now: Runtime, row: CacheEntry, entry: Entry) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from django.views.decorators.debug import sensitive_variables
 
@@ -27,13 +27,13 @@ from llmcache import request
 from llmcache.engine import process
 from llmcache.engine.log_copy import Row, View
 from llmcache.engine.policy import resolve
-from llmcache.engine.ports import BlockingPort, run
+from llmcache.engine.ports import run
 from llmcache.engine.predicates import Predicate
 from llmcache.envelope import MAX_SEEN, SEEN_ID_BYTES, Entry
 from llmcache.exceptions import InvalidRequest, NotRewritten
 from llmcache.flushing import flush, require_no_loop
 from llmcache.invalidation_rows import CUT, EXTENDED, REFRESHED, columns_of, note_that_one_was_made
-from llmcache.kept_calls import call_of, facts_of
+from llmcache.kept_calls import RowPort, call_of, facts_of
 from llmcache.money.facts import stored_time, unix_of
 from llmcache.money.pricing import dollars
 from llmcache.refusals import refused
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from llmcache.models import CacheEntry
     from llmcache.providers.base import Reply
 
+Renewed = Literal["asked", "fresh"]
+"""What has become of an entry that was to be renewed: somebody has asked for it now, or it was fresh."""
 _SAME_TIME: Final = 0.001
 """Seconds; a database cuts a time to millionths."""
 _DIGEST: Final = b"\0" * SEEN_ID_BYTES
@@ -147,6 +149,26 @@ def refresh(key: str, *, user: str = "") -> Refreshed:
     return Refreshed(dollars(answered.spent.cost), entry.answer != before.answer)
 
 
+@sensitive_variables()
+def renew(key: str) -> Renewed:
+    """Ask the provider anew for an entry that is past its time, and keep the new answer; nothing for one that is not.
+
+    ``key``: in hex. Unlike ``refresh`` it needs no row of the log, for no process takes the old answer for a fresh one,
+    and it asks only where a call would: two that come one after the other make one provider call. Raises what
+    ``refresh`` does, and ``NotRewritten`` where there is no answer left that could be given as a stale one.
+    """
+    require_no_loop("rewriting.renew")
+    now = process.current()
+    row = _row_of(now, key)
+    held, view = _require_held(now, row, look(now, bytes.fromhex(row.key)))
+    if now.clock.wall() >= max(held.entry.fresh_until, held.entry.stale_until):
+        raise refused("expired", row.key)
+    if not view.admits(held.entry.seen):
+        raise refused("invalidated", row.key)
+    call = replace(call_of(now, row, held.entry, held.request), cache="use")
+    return "fresh" if run(resolve(call, RowPort(now, row))).outcome == "hit" else "asked"
+
+
 def possible(row: CacheEntry, held: Held | None) -> dict[str, str | None]:
     """Return for ``refresh`` and ``retime`` what is in the way, a word of ``refusals.REASONS``; None where nothing is.
 
@@ -243,24 +265,18 @@ def _require_refreshable(now: Runtime, row: CacheEntry, held: Held | None) -> tu
 # -- the change itself
 
 
-class _Port(BlockingPort):
-    """The port of a call that was made again: what of it only the row knows is told by the row.
+class _Port(RowPort):
+    """A port whose entry has the row of the log in its list from the beginning.
 
-    Its entry has the row of the log in its list from the beginning. Where the process ends before that row is written,
-    nothing is lost: an id that is of no row does no harm.
+    Where the process ends before that row is written, nothing is lost: an id that is of no row does no harm.
     """
 
     def __init__(self, runtime: Runtime, row: CacheEntry, uid: bytes) -> None:
-        super().__init__(runtime)
-        self._row = row
+        super().__init__(runtime, row)
         self._uid = uid
 
     def entry(self, call: Call, reply: Reply, spent: Spent, seconds: float, seen: bytes) -> Entry:
         return super().entry(call, reply, spent, seconds, seen + self._uid if _has_room(seen) else seen)
-
-    def stored(self, call: Call, entry: Entry, beside: int) -> dict[str, Any]:
-        told, row = super().stored(call, entry, beside), self._row
-        return {**told, "subject": row.subject_hash or None, "parts": row.components or told.get("parts")}
 
 
 class _Told(NamedTuple):
@@ -326,6 +342,8 @@ def _invalidated(now: Runtime, key: str, told: _Told) -> Row:
         made_at=timezone.now(),
         made_by=told.made_by,
         reason=told.reason,
+        # It comes with the entry: there is none that it makes void.
+        to_tell=False,
     )
     row.save(using=now.settings.database, force_insert=True)
     prune_invalidations(now.settings.database, now.namespace, now.settings.retention["invalidations"])

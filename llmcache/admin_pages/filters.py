@@ -24,6 +24,7 @@ NEWEST_SUMS: Final = 5_000
 NEWEST_SCHEMAS: Final = 200
 MOST_CHOICES: Final = 50
 TYPE: Final = "type"
+VOID: Final = "void"
 
 _REASONS: Final = {
     "not_found": gettext_lazy("not found"),
@@ -212,22 +213,25 @@ class Schema(Choice):
 
 
 class State(Choice):
-    """By what entries are good for now, as far as time tells.
+    """By what entries are good for now, as far as time tells; and those that were invalidated, as far as rows know.
 
-    What was invalidated is no choice: it takes the whole log beside each entry to know, and the list tells it of the
-    entries that it shows.
+    It takes the whole log beside each entry to know that, which house-keeping looks up (``llmcache.marking``). The list
+    itself tells it of the entries that it shows.
     """
 
-    title = gettext_lazy("state, by time alone")
+    title = gettext_lazy("state")
     parameter_name = "state"
 
     def offered(self, known: Known) -> Iterable[tuple[str, str]]:  # noqa: ARG002
-        """Return every state."""
-        return [(value, str(label)) for value, label in CacheEntry.State.choices]
+        """Return every state by time, and void."""
+        by_time = [(value, str(label)) for value, label in CacheEntry.State.choices]
+        return [*by_time, (VOID, _("invalidated"))]
 
     def chosen(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
-        """Return the entries that are not past their time, that may be given all the same, or that may not."""
+        """Return the entries that are not past their time, that may be given all the same, or that may not; or void."""
         now = timezone.now()
+        if value == VOID:
+            return queryset.exclude(void_by="")
         if value == CacheEntry.State.FRESH:
             return queryset.filter(Q(expires_at__isnull=True) | Q(expires_at__gt=now))
         if value == CacheEntry.State.STALE:
@@ -264,6 +268,25 @@ class Standing(InForce):
         if value not in ("in_force", "undone"):
             return queryset.none()
         return queryset.filter(invalidation__active=value == "in_force")
+
+
+class ToCome(Choice):
+    """By what has become of plans."""
+
+    title = gettext_lazy("state")
+    parameter_name = "state"
+
+    def offered(self, known: Known) -> Iterable[tuple[str, str]]:  # noqa: ARG002
+        """Return every state."""
+        return [("to_come", _("to come")), ("in_force", _("in force")), ("called_off", _("called off"))]
+
+    def chosen(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
+        """Return the plans that are to come, have come into force, or were called off."""
+        if value == "to_come":
+            return queryset.filter(is_open=True)
+        if value not in ("in_force", "called_off"):
+            return queryset.none()
+        return queryset.filter(is_open=False, in_force_at__isnull=value == "called_off")
 
 
 class Outcome(Choice):

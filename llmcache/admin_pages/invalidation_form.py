@@ -10,6 +10,8 @@ from django import forms
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from llmcache import planned
+from llmcache.exceptions import InvalidRequest
 from llmcache.invalidation import MAX_REASON
 from llmcache.models import MAX_CONDITION, MAX_KIND
 
@@ -42,6 +44,11 @@ class InvalidationForm(forms.Form):
     everything = forms.BooleanField(
         label=gettext_lazy("Everything"), help_text=gettext_lazy("All answers, without conditions."), required=False
     )
+    at = forms.DateTimeField(
+        label=gettext_lazy("From"),
+        help_text=gettext_lazy("When it comes into force; empty: now. For a later time house-keeping has to run."),
+        required=False,
+    )
     reason = forms.CharField(
         label=gettext_lazy("Reason"),
         help_text=gettext_lazy("For those who read the list later."),
@@ -53,7 +60,7 @@ class InvalidationForm(forms.Form):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        for name in (*self.CONDITIONS, "reason"):
+        for name in (*self.CONDITIONS, "at", "reason"):
             self.fields[name].widget.attrs |= {"class": "vTextField", "autocomplete": "off", "spellcheck": "false"}
 
     @classmethod
@@ -103,12 +110,23 @@ class InvalidationForm(forms.Form):
         """Return the conditions that were given, by the names of their fields."""
         return {name: self.cleaned_data[name] for name in self.CONDITIONS if self.cleaned_data.get(name)}
 
+    def clean_at(self) -> Any:
+        """Return the time, if it is one that can be planned for."""
+        at = self.cleaned_data["at"]
+        if at is not None:
+            try:
+                planned.is_to_come(at)
+            except InvalidRequest:
+                raise forms.ValidationError(_("Give a time within the next ten years.")) from None
+        return at
+
     def arguments(self) -> dict[str, Any]:
         """Return what ``invalidate`` takes for it."""
         named = self.named()
         if "response_type" in named:
             named["response_model"] = named.pop("response_type")
-        return {**named, "everything": True} if self.cleaned_data["everything"] else {**named}
+        at = {"at": self.cleaned_data["at"]} if self.cleaned_data["at"] else {}
+        return {**named, **at, "everything": True} if self.cleaned_data["everything"] else {**named, **at}
 
     @property
     def has_outer_space(self) -> bool:

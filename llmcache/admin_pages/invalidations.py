@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any, Final
 
 from django.contrib import admin, messages
@@ -30,12 +31,12 @@ from llmcache.admin_pages.invalidation_form import InvalidationForm
 from llmcache.admin_pages.lists import LedgerAdmin, as_hex, beginning
 from llmcache.engine import process
 from llmcache.exceptions import InvalidRequest
-from llmcache.models import MAX_CONDITION, MAX_NAME, CacheEntry, Correction, Invalidation
+from llmcache.models import MAX_CONDITION, MAX_NAME, CacheEntry, Correction, Invalidation, PlannedInvalidation
 
 ALIKE_SHOWN: Final = 5
-_WORDS: Final = 80
+WORDS: Final = 80
 """Characters of a condition or a reason in a list."""
-_NAMES: Final = {
+NAMES: Final[Mapping[str, Any]] = {
     "kind": gettext_lazy("kind"),
     "model": gettext_lazy("model"),
     "response_type": gettext_lazy("response type"),
@@ -70,13 +71,13 @@ def in_words(conditions: Mapping[str, str]) -> str | SafeString:
 def _word(name: str, value: str) -> str | SafeString:
     if name == "subject":
         return _("a subject")
-    shown = value[: columns.NARROW_KEY] + "…" if name == "key" else Truncator(value).chars(_WORDS)
-    return format_html('<span class="llmcache-note">{}</span> {}', _NAMES[name], shown)
+    shown = value[: columns.NARROW_KEY] + "…" if name == "key" else Truncator(value).chars(WORDS)
+    return format_html('<span class="llmcache-note">{}</span> {}', NAMES[name], shown)
 
 
-def conditions_of(row: Invalidation) -> dict[str, str]:
+def conditions_of(row: Invalidation | PlannedInvalidation) -> dict[str, str]:
     """Return a row's conditions by their names, in the order of the form."""
-    found = {name: getattr(row, column) for name, column in zip(_NAMES, _COLUMNS, strict=True)}
+    found = {name: getattr(row, column) for name, column in zip(NAMES, _COLUMNS, strict=True)}
     return {name: value for name, value in found.items() if value}
 
 
@@ -118,7 +119,7 @@ class InvalidationAdmin(LedgerAdmin):
     @admin.display(description=gettext_lazy("reason"))
     def reason_column(self, row: Invalidation) -> str:
         """Return why it was made."""
-        return known(Truncator(row.reason).chars(_WORDS))
+        return known(Truncator(row.reason).chars(WORDS))
 
     @admin.display(description=gettext_lazy("by"))
     def made_by_column(self, row: Invalidation) -> str:
@@ -167,7 +168,7 @@ class InvalidationAdmin(LedgerAdmin):
 
     def _about(self, request: HttpRequest, row: Invalidation) -> list[Fact]:
         conditions = conditions_of(row)
-        facts = [Fact(str(_NAMES[name]), _shown(name, value)) for name, value in conditions.items()]
+        facts = [Fact(str(NAMES[name]), shown(name, value)) for name, value in conditions.items()]
         if not conditions:
             facts.append(Fact(_("answers"), in_words(conditions)))
         address = self._entries_address(request, row)
@@ -296,23 +297,28 @@ class InvalidationAdmin(LedgerAdmin):
 
     @sensitive_variables()
     def _confirmed(self, request: HttpRequest, form: InvalidationForm, once: str) -> HttpResponse:
-        done: dict[str, int] = request.session.get(_DONE, {})
+        done: dict[str, str] = request.session.get(_DONE, {})
         if once in done:
             self.message_user(request, _("It was done already."), messages.WARNING)
-            return HttpResponseRedirect(self._after(request, done[once]))
+            return HttpResponseRedirect(done[once])
         with transaction.atomic(using=self.database()):
             made = llmcache.invalidate(**form.arguments(), reason=form.cleaned_data["reason"], user=_name_of(request))
-            row = Invalidation.objects.using(self.database()).get(uid=made.id)
-            self.log_addition(request, row, _("Invalidated."))
-        kept = [*done.items(), (once, row.pk)]
+            model = Invalidation if made.due_at is None else PlannedInvalidation
+            row = model._default_manager.using(self.database()).get(uid=made.id)
+            self.log_addition(request, row, _("Invalidated.") if made.due_at is None else _("Planned."))
+        address = self._after(request, row)
+        kept = [*done.items(), (once, address)]
         request.session[_DONE] = dict(kept[-_MOST_DONE:])
-        self.message_user(request, _("Invalidated. Who asks from now on gets a new answer."), messages.SUCCESS)
-        return HttpResponseRedirect(self._after(request, row.pk))
+        if made.due_at is None:
+            self.message_user(request, _("Invalidated. Who asks from now on gets a new answer."), messages.SUCCESS)
+        else:
+            self.message_user(request, _("Planned. House-keeping brings it into force."), messages.SUCCESS)
+        return HttpResponseRedirect(address)
 
-    def _after(self, request: HttpRequest, pk: int) -> str:
+    def _after(self, request: HttpRequest, row: models.Model) -> str:
         """Return where somebody is sent who has invalidated."""
-        if self.has_view_permission(request):
-            return self.address("change", pk)
+        if self.readable(request, type(row)):
+            return self.address("change", row.pk, of=type(row))
         return reverse("admin:index", current_app=self.admin_site.name)
 
     def _form_page(self, request: HttpRequest, form: InvalidationForm) -> HttpResponse:
@@ -324,7 +330,7 @@ class InvalidationAdmin(LedgerAdmin):
         context = {
             "title": _("Invalidate these answers?"),
             "form": form,
-            "sent": [(name, form.cleaned_data[name]) for name in form.fields if form.cleaned_data[name]],
+            "sent": [(name, _as_sent(value)) for name in form.fields if (value := form.cleaned_data[name])],
             "once": secrets.token_hex(_ONCE // 2),
             "groups": [
                 Group(_("Answers that meet all of this"), _wanted(form)),
@@ -351,17 +357,25 @@ def _name_of(request: HttpRequest) -> str:
     return str(user.get_username())[:_MOST_USER]
 
 
-def _shown(name: str, value: str) -> str | SafeString:
+def shown(name: str, value: str) -> str | SafeString:
+    """Return a condition's value on a page; of a subject only that there is one."""
     if name == "subject":
         return _("a subject, of which a hash is kept")
     return columns.code(value) if name == "key" else value
 
 
+def _as_sent(value: Any) -> Any:
+    """Return a value as its field reads it again; a template would write a time in the user's language."""
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
 def _wanted(form: InvalidationForm) -> list[Fact]:
     conditions = form.named()
-    facts = [Fact(str(_NAMES[name]), _shown(name, value)) for name, value in conditions.items()]
+    facts = [Fact(str(NAMES[name]), shown(name, value)) for name, value in conditions.items()]
     if not conditions:
         facts.append(Fact(_("answers"), in_words(conditions)))
+    if form.cleaned_data["at"]:
+        facts.append(Fact(_("from"), columns.moment(form.cleaned_data["at"])))
     if form.cleaned_data["reason"]:
         facts.append(Fact(_("reason"), form.cleaned_data["reason"]))
     return facts

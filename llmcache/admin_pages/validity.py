@@ -7,31 +7,14 @@ from datetime import datetime
 from typing import Any, Final
 
 from llmcache.admin_pages import contents
-from llmcache.engine.corrected import HUMAN, PINNED
 from llmcache.engine.log_copy import LogCopy, Valid, View, view_of
-from llmcache.engine.predicates import Facts
 from llmcache.engine.runtime import Runtime
 from llmcache.invalidation_rows import without_rewriting
+from llmcache.marking import CORRECTED, facts_of
 from llmcache.models import CacheEntry, Invalidation
 
-CORRECTED: Final = (HUMAN, PINNED)
-"""Where those entries come from that are good as long as their correction stands."""
 MOST_ROWS: Final = 2_000
 """Rows of the log that are read for a list."""
-
-
-def facts_of(entry: CacheEntry) -> Facts:
-    """Return what an invalidation can name of an entry, as far as its row tells: what is very long is cut there."""
-    # JSON in a database can be written by others.
-    tags: Any = entry.tags if isinstance(entry.tags, list) else []
-    return Facts(
-        entry.tenant or None,
-        (entry.subject_hash,) if entry.subject_hash else (),
-        entry.response_type,
-        entry.model,
-        tuple(each for each in tags if isinstance(each, str)),
-        entry.kind,
-    )
 
 
 class Validity:

@@ -2,6 +2,8 @@
 
 One at a time for each key of a process, and not many at once. After one that has failed, a while passes before the
 next: each time a longer one, so that a provider that is down is not asked at every call.
+
+Where the settings say so, somebody else is told to ask (``handing``), and the process asks where that cannot be.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from django.views.decorators.debug import sensitive_variables
 
 from llmcache.engine import background
+from llmcache.engine.handing import Handing
 
 if TYPE_CHECKING:
     from llmcache.engine.background import Errand
@@ -35,11 +38,12 @@ MOST_PAUSES: Final = 10_000
 
 
 class Refreshes:
-    """The refreshes of one runtime."""
+    """The refreshes of one runtime; ``send`` tells somebody else to ask for what a call asks for."""
 
-    def __init__(self, monotonic: Callable[[], float]) -> None:
+    def __init__(self, monotonic: Callable[[], float], send: Callable[[Call], None] | None = None) -> None:
         self._monotonic = monotonic
         self._works = True
+        self._handing = Handing(send, monotonic)
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
@@ -49,6 +53,7 @@ class Refreshes:
         self._pauses: dict[bytes, tuple[float, float]] = {}
         """By key, until when nobody asks anew, and how long that was."""
         self._closed = False
+        self._handing.reset_after_fork()
 
     def is_due(self, key: bytes) -> bool:
         """Return whether an answer may be asked for anew: the last time did not fail just now."""
@@ -83,33 +88,44 @@ class Refreshes:
             )
 
     @sensitive_variables()
-    def start(self, runtime: Runtime, call: Call) -> None:
-        """Ask anew in the background, unless that is under way, has just failed, or is done for many others now."""
+    def start(self, runtime: Runtime, call: Call, written_at: float) -> None:
+        """Ask anew in the background, unless that is under way, has just failed, or is done for many others now.
+
+        ``written_at``: when the answer was written that is stale.
+        """
         key = call.key
+        if call.by_task and self._handing.is_waiting(key, written_at):
+            return
         with self._changed:
             if self._closed or key in self._under_way or len(self._under_way) >= MOST_AT_ONCE or not self.is_due(key):
                 return
             self._under_way[key] = None
         try:
-            ahead = replace(call, ahead="refresh", needs_completion=False)
-            background.send(partial(self._carry, runtime, ahead), copy_context())
+            ahead = replace(call, ahead="refresh", needs_completion=False, told=None)
+            background.send(partial(self._carry, runtime, ahead, written_at), copy_context())
         except Exception as error:  # noqa: BLE001  # the interpreter ends, or the system has no thread left
-            self._end(key, error)
+            self.note(key, error)
+            self._end(key)
 
     @sensitive_variables()
-    async def _carry(self, runtime: Runtime, call: Call, errand: Errand[None]) -> None:
+    async def _carry(self, runtime: Runtime, call: Call, written_at: float, errand: Errand[None]) -> None:
         with self._changed:
             self._under_way[call.key] = errand
             closed = self._closed
         failed: Any = None
         try:
+            if call.by_task and not closed and await self._handing.hand(call, written_at):
+                # How it ends is for others to know.
+                closed = True
             if not closed:
                 await self._ask(runtime, call, errand)
         except Exception as error:  # noqa: BLE001  # nobody waits for it
             failed = error
             logger.debug("A stale %s by %s was not refreshed: %s.", call.plan.kind, call.plan.model, _name(error))
         finally:
-            self._end(call.key, failed)
+            if not closed:
+                self.note(call.key, failed)
+            self._end(call.key)
 
     @sensitive_variables()
     async def _ask(self, runtime: Runtime, call: Call, errand: Errand[None]) -> None:
@@ -117,10 +133,11 @@ class Refreshes:
         from llmcache.engine.asyncio_port import AsyncioPort
         from llmcache.engine.policy import resolve
 
-        await resolve(call, AsyncioPort(runtime, errand))
+        # A function is called in a way of its own.
+        port = getattr(call.plan.provider, "port", AsyncioPort)
+        await resolve(call, port(runtime, errand))
 
-    def _end(self, key: bytes, error: Exception | None) -> None:
-        self.note(key, error)
+    def _end(self, key: bytes) -> None:
         with self._changed:
             self._under_way.pop(key, None)
             self._changed.notify_all()
