@@ -8,18 +8,16 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Generator, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
-from decimal import Decimal
 from typing import Any, Final
 
 from asgiref.sync import sync_to_async
 from django.db.models import QuerySet
-from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
 from llmcache.admin_pages import contents
 from llmcache.engine.runtime import Runtime
 from llmcache.models import CacheEntry
+from llmcache.sharing.lines import facts_of
 
 ROWS_AT_ONCE: Final = 500
 BYTES_AT_ONCE: Final = 2**16
@@ -97,52 +95,6 @@ class Export:
             "request": found.request,
             "answer_state": next((state for state in ("fresh", "stale") if state in states), "expired"),
         }
-
-
-def facts_of(row: CacheEntry) -> dict[str, Any]:
-    """Return what a line says of a row: money as text of US dollars, times as ISO 8601, null for what is not known."""
-    return {
-        "key": row.key,
-        "namespace": row.namespace,
-        "kind": row.kind,
-        "response_type": row.response_type,
-        "schema": row.schema,
-        "model": row.model,
-        "answered_model": row.answered_model,
-        "tenant": row.tenant,
-        "subject_hash": row.subject_hash,
-        "tags": row.tags,
-        "written_at": _time(row.written_at),
-        "expires_at": _time(row.expires_at),
-        "stale_until": _time(row.stale_until),
-        "state": row.state.value,
-        "size_bytes": row.size_bytes,
-        "latency_ms": row.latency_ms,
-        "attempts": row.attempts,
-        "source": row.source,
-        "call_id": None if row.call_id is None else str(row.call_id),
-        "input_tokens": row.input_tokens,
-        "cache_read_tokens": row.cache_read_tokens,
-        "cache_write_tokens": row.cache_write_tokens,
-        "output_tokens": row.output_tokens,
-        "cost_usd": _money(row.cost_usd),
-        "hits": row.hits,
-        "last_hit_at": _time(row.last_hit_at),
-        "saved_usd": _money(row.saved_usd),
-        "simulated": row.simulated,
-        "content_hash": row.content_hash,
-        "components": row.components,
-    }
-
-
-def _time(at: datetime | None) -> str | None:
-    if at is None:
-        return None
-    return (timezone.make_aware(at) if timezone.is_naive(at) else at).isoformat()
-
-
-def _money(dollars: Decimal | None) -> str | None:
-    return None if dollars is None else f"{dollars:f}"
 
 
 async def as_async(parts: Generator[bytes]) -> AsyncGenerator[bytes]:

@@ -1,5 +1,6 @@
 """``manage.py llmcache_journal``: a rescued folder comes into the ledger, once, and stays as it was."""
 
+import json
 import shutil
 from io import StringIO
 from pathlib import Path
@@ -51,6 +52,15 @@ def test_a_folder_comes_into_the_ledger_once(rescued: Path) -> None:
     assert ProviderCall.objects.get(call_id=CALL).outcome == ProviderCall.Outcome.IN_DOUBT
     assert sum(UsageBucket.objects.values_list("attempts", flat=True)) == 3
     assert sum(UsageBucket.objects.values_list("in_doubt_pico_usd", flat=True)) == 7
+
+
+def test_a_dry_run_imports_nothing_and_json_is_for_programs(rescued: Path) -> None:
+    told = json.loads(imported(rescued, "--dry-run", "--json"))
+    assert (told["new"], told["dry_run"], [file["without_an_end"] for file in told["files"]]) == (0, True, [1])
+    assert "Nothing was imported." in imported(rescued, "--dry-run")
+    assert not ProviderCall.objects.exists()
+    told = json.loads(imported(rescued, "--json"))
+    assert (told["new"], told["known"], told["damaged"], told["dry_run"]) == (3, 0, 0, False)
 
 
 def test_one_file_is_enough(rescued: Path) -> None:

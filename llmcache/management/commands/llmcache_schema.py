@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import re
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
 
 from llmcache.dashboard import figures
 from llmcache.engine import process
 from llmcache.exceptions import ConfigurationError, UnsupportedType
+from llmcache.management.arguments import span
+from llmcache.management.output import SpokenCommand
 from llmcache.models import SchemaVersion
 from llmcache.money.pricing import dollars
 from llmcache.prompt_reports import MOST_READ, KindOfEntries, prompts_by_kind
@@ -27,12 +27,10 @@ DIFFERS: Final = 1
 """Exit status of --check where a deploy would leave answers behind."""
 UNANSWERED: Final = 2
 """Exit status where nothing could be found out, as argparse has it."""
-_UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_SPAN: Final = re.compile(r"([0-9]{1,6})([mhdw])")
 _SIGNS: Final = {"added": "+", "removed": "-"}
 
 
-class Command(BaseCommand):
+class Command(SpokenCommand):
     """Tells, and changes nothing."""
 
     help = (
@@ -42,26 +40,25 @@ class Command(BaseCommand):
         "for last; 2 when it cannot be found out."
     )
 
-    def add_arguments(self, parser: CommandParser) -> None:
+    def add_own_arguments(self, parser: CommandParser) -> None:
         """Add the command's own arguments."""
         parser.add_argument("type", nargs="?", help="the name of one response type (default: all)")
         when = parser.add_mutually_exclusive_group()
         when.add_argument(
             "--since",
-            type=_span,
-            default=_span("7d"),
+            type=span,
+            default=span("7d"),
             metavar="SPAN",
             help="changes of this time up to now: a number with m, h, d or w (default: 7d)",
         )
         when.add_argument("--all", action="store_true", help="all changes that were ever seen")
-        parser.add_argument("--json", action="store_true", help="one JSON object in place of lines")
         parser.add_argument(
             "--check",
             action="store_true",
             help="only compare the registered types with what was asked for last; exit status 1 when one differs",
         )
 
-    def handle(self, **options: Any) -> None:
+    def work(self, **options: Any) -> None:
         """Say what has changed and what would; exit status 1 with --check where a registered type differs."""
         since = None if options["all"] else timezone.now() - options["since"]
         try:
@@ -75,32 +72,14 @@ class Command(BaseCommand):
                 "manage.py migrate",
                 returncode=UNANSWERED,
             ) from None
-        for line in _as_json(found) if options["json"] else _as_lines(found):
-            self._say(line)
+        for line in _as_json(found) if self.json else _as_lines(found):
+            self.say(line)
         differing = [each.response.name for each in found.registered if each.differs]
         if options["check"] and differing:
             raise CommandError(
                 f"{len(differing)} registered types differ from what was asked for last: {', '.join(differing)}.",
                 returncode=DIFFERS,
             )
-
-    def _say(self, line: str) -> None:
-        # Descriptions in a schema may be in any script, and may hold what moves a terminal's cursor.
-        shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in line)
-        encoding = getattr(self.stdout, "encoding", None) or "utf-8"
-        self.stdout.write(shown.encode(encoding, "backslashreplace").decode(encoding))
-
-
-def _span(text: str) -> timedelta:
-    found = _SPAN.fullmatch(text)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no span of time; write a number with m, h, d or w, as in 7d")
-    try:
-        span = timedelta(**{_UNITS[found[2]]: int(found[1])})
-        _ = timezone.now() - span
-    except OverflowError:
-        raise argparse.ArgumentTypeError(f"{text!r} is before all time; say --all") from None
-    return span
 
 
 @dataclass(frozen=True)

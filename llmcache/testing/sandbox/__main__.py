@@ -21,9 +21,14 @@ def main() -> int:
     ends: SimpleQueue[str] = SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ends.put("signal"))
-    answers = {} if options.texts is None else _answers(options.texts)
+    answers = {} if options.texts is None else read_answers(options.texts)
     with Sandbox(
-        answers, charges=options.charges, seed=options.seed, latency=options.latency_ms / 1_000, port=options.port
+        answers,
+        charges=options.charges,
+        seed=options.seed,
+        latency=options.latency_ms / 1_000,
+        pace=options.pace_ms / 1_000,
+        port=options.port,
     ) as sandbox:
         sys.stdout.write(f"llmcache sandbox (no model) on {sandbox.base_url}\n")
         sys.stdout.flush()
@@ -39,12 +44,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--texts", type=Path, help="JSONL file of known texts: objects with 'text' and 'gold'")
     parser.add_argument("--charges", type=Path, help="file that each charged call is appended to")
     parser.add_argument("--latency-ms", type=float, default=0.0, help="milliseconds that each answer waits")
+    parser.add_argument(
+        "--pace-ms", type=float, default=0.0, help="milliseconds from one piece of a stream to the next"
+    )
     parser.add_argument("--seed", type=int, default=1, help="decides the tokens of the n-th call")
     parser.add_argument("--until-stdin-closes", action="store_true", help="end when standard input does")
     return parser.parse_args()
 
 
-def _answers(path: Path) -> dict[str, str]:
+def read_answers(path: Path) -> dict[str, str]:
     """Read known texts; their gold is kept as JSON text, so that a gold string is not taken for JSON itself."""
     with path.open(encoding="utf-8") as lines:
         known = [json.loads(line) for line in lines if line.strip()]

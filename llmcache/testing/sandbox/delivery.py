@@ -15,9 +15,9 @@ _HOLE: Final = "\N{OBJECT REPLACEMENT CHARACTER}"
 
 
 async def deliver(
-    completion: Completion, asked: Question, fault: Fault, request_id: str, writer: asyncio.StreamWriter
+    completion: Completion, asked: Question, fault: Fault, request_id: str, pace: float, writer: asyncio.StreamWriter
 ) -> None:
-    """Send a completion, or its stream if that was asked for, in the way of the fault."""
+    """Send a completion, or its stream if that was asked for, in the way of the fault; ``pace``: see ``Sandbox``."""
     if fault.content_bytes:
         completion["choices"][0]["message"]["content"] = _HOLE
     elif fault.change is not None:
@@ -35,6 +35,8 @@ async def deliver(
         for piece in pieces:
             writer.write(piece)
             await writer.drain()
+            if pace and asked.stream:
+                await asyncio.sleep(pace)
 
 
 async def _drip(data: bytes, start: int, seconds: float, writer: asyncio.StreamWriter) -> None:

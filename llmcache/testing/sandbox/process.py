@@ -107,6 +107,7 @@ def start_sandbox_process(
     charges: str | Path | None = None,
     seed: int = 1,
     latency_ms: float = 0.0,
+    pace_ms: float = 0.0,
     port: int = 0,
 ) -> SandboxProcess:
     """Start ``python -m llmcache.testing.sandbox`` and return when requests can be made.
@@ -118,5 +119,6 @@ def start_sandbox_process(
     charges_path = Path(charges) if charges is not None else Path(f"{own_folder}/charges.jsonl")
     command = [sys.executable, "-m", "llmcache.testing.sandbox", "--until-stdin-closes", "--charges", str(charges_path)]
     command += ["--port", str(port), "--seed", str(seed), "--latency-ms", str(latency_ms)]
+    command += ["--pace-ms", str(pace_ms)]
     command += ["--texts", str(texts)] if texts is not None else []
     return SandboxProcess(command, charges_path, own_folder)

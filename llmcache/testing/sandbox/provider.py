@@ -46,7 +46,8 @@ class Sandbox:
     lacks what the schema requires at its top belongs to another question: the schema is filled instead.
 
     `charges` is the path of the charge file, which is appended to; without it the file lies in a folder that ends with
-    the sandbox. `seed` decides the tokens of the n-th charged call, `latency` is in seconds, `port` 0 is any free one.
+    the sandbox. `seed` decides the tokens of the n-th charged call, `latency` and `pace` are in seconds, `port` 0 is
+    any free one.
     """
 
     def __init__(
@@ -56,12 +57,15 @@ class Sandbox:
         charges: str | Path | None = None,
         seed: int = 1,
         latency: float = 0.0,
+        pace: float = 0.0,
         port: int = 0,
     ) -> None:
         self.answers: dict[str, Any] = dict(answers or {})
         """May be changed at any time."""
         self.latency = latency
         """Seconds that each answer waits, faults included. A call is charged before the wait."""
+        self.pace = pace
+        """Seconds from one piece of a stream to the next."""
         self.calls = 0
         """How many calls were charged."""
         self.received = 0
@@ -207,7 +211,7 @@ class Sandbox:
         elif fault.reply is not None:
             writer.write(fault.reply.as_bytes(request_id))
         elif completion is not None:
-            await delivery.deliver(completion, asked, fault, request_id, writer)
+            await delivery.deliver(completion, asked, fault, request_id, self.pace, writer)
 
     def _arrived(self) -> str:
         with self._arrival:

@@ -22,6 +22,8 @@ _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 _HOST: Final = "127.0.0.1"
 _WAITING_CONNECTIONS: Final = 1_024
 _READ_AHEAD: Final = 1 << 18
+_LAST_ROUNDS: Final = 5
+"""Of the event loop, from a connection that is accepted to its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,13 @@ class Server:
         self._loop = asyncio.get_running_loop()
         started.set_result(None)
         await self._stopping.wait()
-        self._loop = None
+        loop, self._loop = self._loop, None
+        # Accept no more, and let what was accepted a moment ago come to us: a server that is closed before that leaves
+        # such connections open.
+        for listening in server.sockets:
+            loop.remove_reader(listening.fileno())
+        for _ in range(_LAST_ROUNDS):
+            await asyncio.sleep(0)
         server.close()
         tasks = dict(self._open)
         for task, writer in tasks.items():
