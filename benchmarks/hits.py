@@ -72,6 +72,7 @@ def report() -> Iterator[str]:
             llmcache.extract(LARGE_TEXT, Large)
     yield from _size("small", SMALL_TEXT, Small, SMALL, 20_000)
     yield from _size("large", LARGE_TEXT, Large, LARGE, 1_000)
+    yield from _decorated()
     yield from _threads()
     yield from _disk()
 
@@ -95,6 +96,22 @@ def _size(name: str, text: str, model: type[BaseModel], answer: Any, number: int
         works["… with model, system, temperature, seed, tenant"] = lambda: llmcache.extract(text, model, **WITH_OPTIONS)
     yield f"Hit in memory, {name} ({len(text.encode()):,} bytes of text, {len(json.dumps(answer)):,} of answer)"
     yield from table(interleaved(works, number=number), next(iter(works)))
+    yield ""
+
+
+@llmcache.cached
+def _read(text: str) -> Small:
+    return Small(name=text[:12], age=36)
+
+
+def _decorated() -> Iterator[str]:
+    _read(SMALL_TEXT)
+    works = {
+        "llmcache.extract, hit in memory": lambda: llmcache.extract(SMALL_TEXT, Small),
+        "a function with @cached, hit in memory": lambda: _read(SMALL_TEXT),
+    }
+    yield "A decorated function beside extract, small"
+    yield from table(interleaved(works, number=20_000), next(iter(works)))
     yield ""
 
 

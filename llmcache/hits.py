@@ -87,6 +87,27 @@ def hit(
     return value
 
 
+def known_hit(now: Runtime, prepared: Prepared, key: bytes, *, in_memory: bool) -> Any:
+    """Do as ``hit`` for a call whose key is known; ``in_memory``: ``NO_HIT`` too where another tier may have it."""
+    if is_bypassed() or not prepared.current():
+        return NO_HIT
+    clock, log = now.monotonic(), now.log
+    if clock >= log.good_until and (in_memory or not log.confirm() or log.has_own):
+        return NO_HIT
+    memory = now.memory
+    held = None if memory is None else memory.get(key)
+    if held is None or (held.epoch != log.epoch and _is_void(now, prepared, key, held)):
+        return NO_HIT if in_memory else _hit_below(now, prepared, key)
+    if clock >= held.expires or clock - held.written >= prepared.max_age:
+        return NO_HIT
+    try:
+        value = prepared.validate(held.answer)
+    except ValidationError:
+        return NO_HIT
+    now.counts.count(held.tally or prepared.tally(held))
+    return value
+
+
 def _is_void(now: Runtime, prepared: Prepared, key: bytes, held: Held) -> bool:
     epoch = now.log.epoch
     if not prepared.view(now.log, key).admits(held.entry.seen):

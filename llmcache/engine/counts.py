@@ -12,9 +12,11 @@ import threading
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
+
+from llmcache.engine.tabs import open_tab
 
 MAX_TALLIES: Final = 4_096
 MAX_BUCKETS: Final = 65_536
@@ -57,6 +59,9 @@ class Tally:
 
 
 Totals = dict[Tally, int]
+
+CountedHit = tuple[bytes, int, int, int]
+"""An entry's key, how many calls it has answered, what it cost (below zero: not known) and how long making it took."""
 
 CountKey = tuple[str, str, "str | None", str]
 """Kind, model, tier or None, outcome."""
@@ -123,6 +128,24 @@ class Collected:
             if tally.key is not None:
                 self._avoid(tally.key, Avoided(count, made.avoided))
         self._put(BucketKey(hour, tally.kind, tally.model, tally.tier or "", tally.outcome, tally.tenant), made)
+
+    def add_hits(self, like: Tally, hits: Iterable[CountedHit], hour: int) -> int:
+        """Add hits that were counted in an hour, all ``like`` one tally but for their entries; return how many."""
+        tab = open_tab()
+        calls = unknown = avoided = took = 0
+        for key, count, cost, milliseconds in hits:
+            calls += count
+            took += count * milliseconds
+            if cost < 0:
+                unknown += count
+                cost = 0
+            avoided += count * cost
+            self._avoid(key, Avoided(count, count * cost))
+        if tab is not None:
+            tab.add(None if unknown else avoided)
+        made = Sum(calls, avoided, unknown, took)
+        self._put(BucketKey(hour, like.kind, like.model, like.tier or "", like.outcome, like.tenant), made)
+        return calls
 
     def merge(self, other: Collected) -> None:
         """Add what another one collected."""
@@ -197,6 +220,9 @@ class Counts:
 
     def count(self, tally: Tally) -> None:
         """Add one call to the calling thread's totals."""
+        tab = open_tab()
+        if tab is not None and tally.outcome in _AVOIDING:
+            tab.add(tally.cost)
         mine = self._local.mine or self._begin()
         totals = mine.totals
         found = totals.get(tally)
@@ -206,6 +232,13 @@ class Counts:
         if len(totals) >= MAX_TALLIES:
             totals = self._hand_in(mine)
         totals[tally] = 1
+
+    def count_hits(self, like: Tally, hits: Iterable[CountedHit]) -> None:
+        """Add many hits at once, all ``like`` one tally but for their entries: by one lock, and with no tally each."""
+        if self._local.mine is None:
+            self._begin()
+        with self._lock:
+            self._add_to_totals(like, self._waiting.add_hits(like, hits, self._running_hour()))
 
     def _hand_in(self, mine: _Mine) -> Totals:
         with self._lock:

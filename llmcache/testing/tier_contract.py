@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from llmcache import keys
-from llmcache.tiers.base import ByteTier, TierState
+from llmcache.tiers.base import ByteTier, TierState, get_many
 from llmcache.tiers.configured import tier_of
 
 __all__ = ["TierContract", "tier_of"]
@@ -100,6 +100,16 @@ class TierContract:
             tier.set(name, name.encode(), 60)
         _same([tier.get(name) for name in names], [name.encode() for name in names])
 
+    def test_many_are_read_at_once(self) -> None:
+        """In their order, what is not there among them, and one of them twice."""
+        tier = self.make_tier()
+        keys_read = [_key() for _ in range(40)]
+        for number, key in enumerate(keys_read[::2]):
+            tier.set(key, b"value %d" % number, 60)
+        expected = [b"value %d" % (number // 2) if number % 2 == 0 else None for number in range(40)]
+        _same(get_many(tier, [*keys_read, keys_read[0]]), [*expected, b"value 0"])
+        _same(get_many(tier, []), [])
+
     def test_a_time_is_never_cut_short(self) -> None:
         """Fractions of a second, years, and what no clock can count."""
         tier = self.make_tier()
@@ -177,6 +187,7 @@ class TierContract:
         key = _key()
         tier.set(key, b"value", None)
         _same(tier.get(key), None)
+        _same(get_many(tier, [key, key]), [None, None])
         tier.delete(key)
         state = tier.state()
         _same((state.faults >= 1, state.error is not None), (True, True), "counts its faults, and names one")

@@ -16,7 +16,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, Final
@@ -70,6 +70,17 @@ class DatabaseTier(DjangoTier):
             self._failed(self._reads, error, began)
             return None
 
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return the bytes under each key, or None, by one statement."""
+        if self._breaker.is_open:
+            return [None] * len(keys)
+        began = time.monotonic()
+        try:
+            return self._reading.ask(partial(super().get_many, keys), READ_SECONDS)
+        except (LateError, queue.Full) as error:
+            self._failed(self._reads, error, began)
+            return [None] * len(keys)
+
     def set(self, key: str, value: bytes, ttl_seconds: float | None) -> None:
         """Keep bytes for a time, soon; None means no expiry."""
         require_bytes(value)
@@ -94,6 +105,10 @@ class DatabaseTier(DjangoTier):
     def _get(self, key: str) -> object:
         with self._connected(router.db_for_read(self._model)) as connection, connection.execute_wrapper(_only_read):
             return super()._get(key)
+
+    def _get_many(self, keys: Sequence[str]) -> Mapping[str, object]:
+        with self._connected(router.db_for_read(self._model)) as connection, connection.execute_wrapper(_only_read):
+            return super()._get_many(keys)
 
     def _set(self, key: str, value: bytes, ttl_seconds: float | None) -> None:
         self._write_now(partial(super()._set, key, value, ttl_seconds))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -24,6 +24,7 @@ T = TypeVar("T")
 # Expiry is compared by SQLite: in a damaged row it may be of any type, and still compares. The key is passed as str:
 # for bytes the module looks for an adapter at each call, which takes 0.3 µs of 4.
 _GET: Final = "SELECT value, used FROM entries WHERE key = CAST(? AS BLOB) AND ifnull(expires, 9e999) > ?"
+_GET_MANY: Final = "SELECT key, value, used FROM entries WHERE key IN ({}) AND ifnull(expires, 9e999) > ?"
 _SET: Final = (
     "INSERT INTO entries(key, value, expires, used) VALUES(?, ?, ?, ?) ON CONFLICT(key)"
     " DO UPDATE SET value = excluded.value, expires = excluded.expires, used = excluded.used"
@@ -33,6 +34,8 @@ _TOUCH: Final = "UPDATE entries SET expires = ? WHERE key = ? AND ifnull(expires
 _DELETE: Final = "DELETE FROM entries WHERE key = ?"
 _SWEEP: Final = "DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE expires <= ? ORDER BY expires LIMIT ?)"
 
+MOST_KEYS: Final = 500
+"""Of one statement that reads: SQLite takes 999 values before its version 3.32."""
 SWEEP_EVERY: Final = 1_000
 SWEEP_ROWS: Final = 1_000
 DEFAULT_MAX_BYTES: Final = 2**30
@@ -93,6 +96,28 @@ class DiskStore:
         if type(used) is not int or now - used > NOTE_AFTER:
             self._space.note(key.encode(), int(now))
         return value if type(value) is bytes else None
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return the bytes under each key, or None, by one statement for up to ``MOST_KEYS`` of them."""
+        now, sought = self._clock(), [key.encode() for key in keys]
+        found: dict[object, object] = {}
+        for start in range(0, len(sought), MOST_KEYS):
+            some = sought[start : start + MOST_KEYS]
+            for key, value, used in self._rows(_GET_MANY.format(", ".join("?" * len(some))), (*some, now)):
+                found[key] = value
+                if type(key) is bytes and (type(used) is not int or now - used > NOTE_AFTER):
+                    self._space.note(key, int(now))
+        values = map(found.get, sought)
+        return [value if type(value) is bytes else None for value in values]
+
+    def _rows(self, statement: str, parameters: tuple[Any, ...]) -> list[Any]:
+        connection = self._file.connection()
+        try:
+            return connection.rows(statement, parameters)
+        except sqlite3.Error as error:
+            if not self._file.recover(connection, error):
+                raise
+        return self._file.connection().rows(statement, parameters)
 
     def set(self, key: str, value: bytes, ttl_seconds: float | None) -> None:
         """Keep bytes for a time; None means no expiry, zero or less that they have expired at once."""
@@ -281,6 +306,18 @@ class DiskTier:
             return None
         self._reads.worked()
         return value
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return the bytes under each key, or None."""
+        if self._breaker.is_open:
+            return [None] * len(keys)
+        try:
+            values = self._store.get_many([self._key(key) for key in keys])
+        except (sqlite3.Error, OSError) as error:
+            self._failed(self._reads, error)
+            return [None] * len(keys)
+        self._reads.worked()
+        return values
 
     def set(self, key: str, value: bytes, ttl_seconds: float | None) -> None:
         """Keep bytes for a time; None means no expiry."""

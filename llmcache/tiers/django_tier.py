@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from django.core.cache.backends.dummy import DummyCache
@@ -68,6 +69,22 @@ class DjangoTier:
             self._reads.worked()
         return value if type(value) is bytes else None
 
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return the bytes under each key, or None, by the backend's own ``get_many``."""
+        nothing: list[bytes | None] = [None] * len(keys)
+        if self._breaker.is_open or not keys:
+            return nothing
+        began = time.monotonic()
+        try:
+            found = self._get_many(keys)
+        except Exception as error:  # noqa: BLE001  # of whatever library the alias is made of
+            self._failed(self._reads, error, began)
+            return nothing
+        if found:
+            self._reads.worked()
+        values = map(found.get, keys)
+        return [value if type(value) is bytes else None for value in values]
+
     def set(self, key: str, value: bytes, ttl_seconds: float | None) -> None:
         """Keep bytes for a time; None means no expiry."""
         require_bytes(value)
@@ -106,6 +123,10 @@ class DjangoTier:
         with self._backends.borrowed() as backend:
             # None can be kept, but not by us: it is a miss like everything that is no bytes.
             return backend.get(key)
+
+    def _get_many(self, keys: Sequence[str]) -> Mapping[str, object]:
+        with self._backends.borrowed() as backend:
+            return backend.get_many(keys)
 
     def _set(self, key: str, value: bytes, ttl_seconds: float | None) -> None:
         with self._backends.borrowed() as backend:

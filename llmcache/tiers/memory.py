@@ -105,6 +105,11 @@ class MemoryStore(Generic[V]):
     def __len__(self) -> int:
         return len(self._slots)
 
+    def items(self) -> list[V]:
+        """Return all items as they are now; marks none as used."""
+        values = [slot.value for slot in self._slots.copy().values()]
+        return [value for value in values if value is not None]
+
     @property
     def max_bytes(self) -> int:
         """The budget in bytes."""

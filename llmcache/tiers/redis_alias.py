@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from django.core.cache import caches
+from django.core.cache.backends.base import default_key_func
 from django.core.cache.backends.redis import RedisCache as DjangoRedisCache
 
 
@@ -98,6 +99,9 @@ def _connect_to_nobody(*_: object) -> dict[str, Any]:
 
 
 def _name_of(backend: Any) -> Callable[[str], str]:
+    if backend.key_func is default_key_func:
+        # What it puts before a key, put there in a third of the time.
+        return default_key_func("", backend.key_prefix, backend.version).__add__
     return partial(_named, backend.key_func, backend.key_prefix, backend.version)
 
 

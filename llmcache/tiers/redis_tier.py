@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final
@@ -126,6 +126,37 @@ class RedisTier(DjangoTier):
             return None
         self._reads.worked()
         return value if type(value) is bytes else None
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return the bytes under each key, or None, by one command for each server."""
+        found: list[bytes | None] = [None] * len(keys)
+        for server, places, names in self._by_server(keys):
+            if server.breaker.is_open:
+                continue
+            try:
+                values = _ask(server, "MGET", *names)
+            except Exception as error:  # noqa: BLE001  # the client's, and the system's
+                self._fault(self._reads, server, error)
+                continue
+            self._reads.worked()
+            for place, value in zip(places, values, strict=True):
+                if type(value) is bytes:
+                    found[place] = value
+        return found
+
+    def _by_server(self, keys: Sequence[str]) -> Iterable[tuple[_Server, Sequence[int], list[str]]]:
+        """Return of each server the places of its keys, and what they are called there."""
+        if not keys:
+            return ()
+        if self._only is not None:
+            return ((self._only, range(len(keys)), [self._name_of(key) for key in keys]),)
+        apart: dict[int, tuple[_Server, list[int], list[str]]] = {}
+        for place, key in enumerate(keys):
+            server, name = self._place(key)
+            _, places, names = apart.setdefault(id(server), (server, [], []))
+            places.append(place)
+            names.append(name)
+        return apart.values()
 
     async def aget(self, key: str) -> bytes | None:
         """Do as ``get``, awaited, and never hold up the loop."""

@@ -16,12 +16,12 @@ from llmcache.clock import Clock
 from llmcache.engine.leases import Names
 from llmcache.envelope import Entry, Opened
 from llmcache.sealing import NO_SEAL, Seal
-from llmcache.tiers.base import ByteTier, TierState
+from llmcache.tiers.base import ByteTier, TierState, get_many
 from llmcache.tiers.django_tier import DjangoTier
 from llmcache.tiers.memory import MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from llmcache.engine.counts import Tally
     from llmcache.engine.log_copy import Judge
@@ -211,6 +211,45 @@ class TierStack:
         now = self._clock.wall()
         is_fresh = now < fresh_until and -_CLOCK_SKEW <= now - written_at < max_age
         return (opened, tier.name) if is_fresh else None
+
+    def open_many(
+        self, keys: Sequence[bytes], max_age: float, judges: Sequence[Judge | None]
+    ) -> list[tuple[Opened, str, bytes] | None]:
+        """Do as ``open_below`` for many keys, each with its judge; beside that, the bytes as they lay there.
+
+        Each tier is read once, for all the keys of which no faster one has anything usable.
+        """
+        prefix, mac = self._prefix, self._seal.mac
+        # As `_name` does.
+        names = [f"{prefix}{key.hex()}}}" for key in keys]
+        found: list[tuple[Opened, str, bytes] | None] = [None] * len(keys)
+        left: Sequence[int] = range(len(keys))
+        is_alone = self.memory is None and len(self.below) == 1
+        for depth, tier in enumerate(self.below):
+            read = get_many(tier, [names[place] for place in left])
+            now = self._clock.wall()
+            for place, data in zip(left, read, strict=True):
+                if data is None:
+                    continue
+                key, judge = keys[place], judges[place]
+                if is_alone and judge is None:
+                    # Nothing is to be written above, and the rest of the entry is not needed.
+                    opened = envelope.opened(data, key, mac)
+                    if opened is not None and now < opened[2] and -_CLOCK_SKEW <= now - opened[1] < max_age:
+                        found[place] = (opened, tier.name, data)
+                    continue
+                entry = self._fresh(tier.name, data, key, max_age, judge)
+                if entry is not None:
+                    self._promote(entry, names[place], data, depth)
+                    found[place] = (entry.opened(), tier.name, data)
+            left = [place for place in left if found[place] is None]
+            if not left:
+                break
+        return found
+
+    def _fresh(self, tier: str, data: bytes, key: bytes, max_age: float, judge: Judge | None) -> Entry | None:
+        found = self._found(tier, data, key, max_age, 0.0)
+        return found.entry if found is not None and (judge is None or judge.admits(found.entry.seen)) else None
 
     async def aread_below(
         self, key: bytes, max_age: float, judge: Judge | None = None, stalest: float = 0

@@ -12,7 +12,7 @@ import pytest
 
 from llmcache.backends import MemoryCache
 from llmcache.clock import Clock
-from llmcache.tiers.base import ByteTier
+from llmcache.tiers.base import ByteTier, get_many
 from llmcache.tiers.disk import DiskStore, DiskTier
 
 
@@ -118,6 +118,18 @@ def test_keys_are_told_apart(tier: ByteTier) -> None:
     for key in keys:
         tier.set(key, key.encode(), None)
     assert [tier.get(key) for key in keys] == [key.encode() for key in keys]
+
+
+def test_many_are_read_at_once(tier: ByteTier, time: Time) -> None:
+    """More than one statement takes; in their order, with what is not there and what has expired."""
+    sought = [f"key-{number}" for number in range(1_100)]
+    for number, key in enumerate(sought):
+        if number % 3:
+            tier.set(key, key.encode(), 60 if number % 3 == 1 else 600)
+    time.now += 100
+    expected = [key.encode() if number % 3 == 2 else None for number, key in enumerate(sought)]
+    assert get_many(tier, sought) == expected
+    assert get_many(tier, [sought[2], sought[2]]) == [b"key-2"] * 2
 
 
 def test_a_value_ends_with_its_time(tier: ByteTier, time: Time) -> None:
