@@ -5,7 +5,7 @@ from django.templatetags.static import static
 from django.urls import include, path
 from django.views.generic import RedirectView
 
-from project.demo import freshness
+from project.demo import freshness, stream
 from project.demo.views import aextract, extract, home
 
 urlpatterns = [
@@ -17,6 +17,8 @@ urlpatterns = [
     path("freshness/ask/", freshness.ask, name="freshness-ask"),
     path("freshness/invalidate/", freshness.invalidate, name="freshness-invalidate"),
     path("freshness/undo/", freshness.undo, name="freshness-undo"),
+    path("stream/", stream.page, name="stream"),
+    path("stream/events/", stream.events, name="stream-events"),
     path("llm/", include("llmcache.urls")),
     path("admin/", admin.site.urls),
     # The admin's pages name no icon, and browsers ask for one here.

@@ -152,7 +152,11 @@ class AsyncioPort(PortBase):
         began = self.now()
         try:
             reply = await transport.acall(
-                body, call_id=call_id, timeout=max(until - began, 0.0), max_bytes=settings.max_value_bytes
+                body,
+                call_id=call_id,
+                timeout=max(until - began, 0.0),
+                max_bytes=settings.max_value_bytes,
+                told=call.told,
             )
         except BaseException:
             # The end of the interpreter: the request may have left, and the journal has to say how it ended.

@@ -112,7 +112,10 @@ def send(start: Callable[[Errand[None]], Coroutine[Any, Any, None]], context: Co
     loop = _started()
 
     def begin() -> None:
-        errand = Errand[None](loop.create_future())
+        nobody: asyncio.Future[None] = loop.create_future()
+        # An errand that is broken off ends with an error, which nobody else looks at.
+        nobody.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        errand = Errand[None](nobody)
         errand.begin(start(errand), context)
 
     loop.call_soon_threadsafe(begin)
@@ -135,7 +138,7 @@ def _give_up(answer: asyncio.Future[Any], seconds: float) -> None:
 
 
 @sensitive_variables()
-async def answer(runtime: Runtime | None, errand: Errand[Any], *given: Any, **wishes: bool) -> Done:
+async def answer(runtime: Runtime | None, errand: Errand[Any], *given: Any, **wishes: Any) -> Done:
     """Return what ``answering.aanswer`` does; None stands for the runtime that this process is yet to make."""
     with first_time("answering"):
         # Here, for what it brings with it would hold up the caller's loop.

@@ -68,10 +68,14 @@ class Call:
     """Tells the TTL of a value; None where ``ttl`` says it. It raises nothing."""
     waits: bool = False
     """Whether it asks for itself where there is a stale answer, which it gives only when the provider fails."""
+    by_task: bool = False
+    """Whether somebody else is told to ask anew for a stale answer, and not this process."""
     ahead: str = ""
-    """What it is made for where nobody waits for it: ``"refresh"``."""
+    """What it is made for where nobody waits for it: ``"refresh"`` or ``"warming"``."""
     version: str | None = None
     variant: str | int | None = None
+    told: Callable[[str], object] | None = None
+    """Is given the answer piece by piece as it is written, in the background loop; None where nobody reads it so."""
     older_keys: tuple[bytes, ...] = ()
     """Its keys under the secrets that only read."""
 

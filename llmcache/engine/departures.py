@@ -35,8 +35,16 @@ class Transport(Protocol):
         """Make one attempt and return what became of it."""
         ...
 
-    async def acall(self, body: Body, *, call_id: str, timeout: float, max_bytes: int) -> Reply | Failure:
-        """Make one attempt and return what became of it."""
+    async def acall(
+        self,
+        body: Body,
+        *,
+        call_id: str,
+        timeout: float,
+        max_bytes: int,
+        told: Callable[[str], object] | None = None,
+    ) -> Reply | Failure:
+        """Make one attempt and return what became of it; ``told`` is given its answer piece by piece."""
         ...
 
 

@@ -34,6 +34,7 @@ from llmcache.engine.lifetimes import lasting
 from llmcache.engine.log_copy import NOTHING, Judge, View
 from llmcache.envelope import Entry
 from llmcache.exceptions import (
+    BudgetExceeded,
     FlightTimeout,
     LedgerFull,
     LLMCacheError,
@@ -83,7 +84,7 @@ class Port(Protocol):
         """Try to lead a flight over all processes."""
         ...
 
-    def refresh(self, call: Call) -> None:
+    def refresh(self, call: Call, entry: Entry) -> None:
         """Have a stale answer asked for anew while nobody waits, unless that is done or has just failed."""
         ...
 
@@ -210,7 +211,7 @@ def _apart(call: Call, port: Port, found: Answered | None) -> tuple[Answered | N
     if call.ahead:
         return None, None
     if not call.waits:
-        port.refresh(call)
+        port.refresh(call, found.entry)
         return found, None
     # Not asked again at once where that has failed: each call would wait for a provider that is down.
     return (None, found) if port.may_ask_anew(call) else (found, None)
@@ -289,8 +290,8 @@ async def _follow(call: Call, port: Port, deadline: float, flight: Flight, view:
     """Return the answer of somebody else's flight; None when this caller has to look and elect anew."""
     if port.leads_itself(flight):
         raise RecursiveExtract(
-            "This call asks for the very request that it is part of, from a validator or a callback, and would wait "
-            "for itself. Extract from another text or into another type there.",
+            "This call asks for the very request that it is part of, from a validator, a callback or a cached function "
+            "that calls itself, and would wait for itself. Ask for something else there.",
             **_facts(call),
         )
     landing = await port.wait(flight, deadline - port.now())
@@ -368,7 +369,7 @@ class _Leader:
         self.reason: Reason = reason
         self.spent = Spent()
         self.out_of_time = False
-        """Whether it was this call's own deadline that ended it."""
+        """Whether it was a limit of this call's own that ended it: its deadline, or its budget."""
         self.last: Entry | None = None
         self.rest = b""
 
@@ -469,8 +470,10 @@ class _Leader:
             self.spent.attempts += 1
             try:
                 attempt = await port.ask(call, body, left, why, self.spent.attempts)
-            except LedgerFull as error:
+            except (LedgerFull, BudgetExceeded) as error:
                 self.spent.attempts -= 1
+                # A budget is the leader's own, as its deadline is.
+                self.out_of_time |= isinstance(error, BudgetExceeded)
                 raise self._failed(error) from None
             reply = attempt.reply
             self.spent.add(reply.usage if isinstance(reply, Reply) else None, attempt.cost)

@@ -136,8 +136,8 @@ class PortBase:
             # Whatever interrupts who tells the store: nobody is to wait for a flight that nobody lands.
             self._runtime.flights.land(flight, landing)
 
-    def refresh(self, call: Call) -> None:
-        self._runtime.refreshes.start(self._runtime, call)
+    def refresh(self, call: Call, entry: Entry) -> None:
+        self._runtime.refreshes.start(self._runtime, call, entry.written_at)
 
     def may_ask_anew(self, call: Call) -> bool:
         return self._runtime.refreshes.is_due(call.key)
@@ -285,8 +285,13 @@ class BlockingPort(PortBase):
             journal.failed(call_id, INTERRUPTED)
             raise
         event, facts, ended = self.ended(call, call_id, reply, began)
-        (journal.settled if event == "settled" else journal.failed)(call_id, facts)
+        self.note_end(event, call_id, facts)
         return ended
+
+    def note_end(self, event: str, call_id: str, facts: dict[str, Any]) -> None:
+        """Write into the journal how an attempt has ended."""
+        journal = self._runtime.journal
+        (journal.settled if event == "settled" else journal.failed)(call_id, facts)
 
     async def record_stored(self, call: Call, call_id: str, entry: Entry, beside: int) -> None:
         self._runtime.journal.stored(call_id, self.stored(call, entry, beside))
@@ -431,6 +436,8 @@ def entry_of(call: Call, reply: Reply, spent: Spent, seconds: float, now: float,
         "tags": call.tags or None,
         "attempts": spent.attempts,
         "usage": usage and {name: tokens for name in _TOKEN_CLASSES if (tokens := getattr(usage, name))},
+        # A refreshed answer is the provider's, as the one before.
+        "origin": "warming" if call.ahead == "warming" else None,
     }
     # What is not there is not written: every entry has these bytes, in each tier.
     meta = {name: fact for name, fact in facts.items() if fact is not None}

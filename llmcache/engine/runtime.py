@@ -40,6 +40,7 @@ from llmcache.tiers.older_entries import OlderEntries
 from llmcache.tiers.stack import TierStack
 
 if TYPE_CHECKING:
+    from llmcache.engine.call import Call
     from llmcache.tiers.redis_tier import RedisTier
 
 _STOP_SECONDS: Final = 2.0
@@ -78,7 +79,7 @@ class Runtime:
         self.memory_name = memory.name if memory else None
         self.leases, self.lease_tier = _leases(settings, self.tiers, self.clock, test)
         self.flights = Flights()
-        self.refreshes = Refreshes(self.clock.monotonic)
+        self.refreshes = Refreshes(self.clock.monotonic, partial(_send_task, settings))
         self.journal = Journal(
             _journal_folder(settings, test),
             self.namespace,
@@ -242,6 +243,13 @@ def _board(tiers: TierStack, namespace: str) -> Board | None:
     from llmcache.tiers.log_board import RedisBoard
 
     return RedisBoard(redis, namespace)
+
+
+def _send_task(settings: conf.Settings, call: Call) -> None:
+    # Here, for it brings Celery, which a project need not have.
+    from llmcache.sending import send_refresh
+
+    send_refresh(settings, call)
 
 
 def _redis(tiers: TierStack) -> RedisTier | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, Protocol
@@ -103,8 +103,20 @@ class Provider(Protocol):
         """Make one attempt and return what became of it; ``timeout`` bounds the whole of it, in seconds."""
         ...
 
-    async def acall(self, body: Body, *, call_id: str, timeout: float, max_bytes: int) -> Reply | Failure:
-        """Do as ``call``, in the background loop."""
+    async def acall(
+        self,
+        body: Body,
+        *,
+        call_id: str,
+        timeout: float,
+        max_bytes: int,
+        told: Callable[[str], object] | None = None,
+    ) -> Reply | Failure:
+        """Do as ``call``, in the background loop.
+
+        ``told`` is given the answer's text piece by piece as it is written: the attempt is streamed then. What fails
+        after some of it was told is no failure to retry.
+        """
         ...
 
     def load(self) -> None:

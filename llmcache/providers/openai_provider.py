@@ -14,7 +14,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from functools import cache
@@ -33,6 +34,7 @@ from llmcache.exceptions import (
 )
 from llmcache.money.usage import told_usage
 from llmcache.providers.base import RESERVED_FIELDS, Body, Failure, Reply
+from llmcache.providers.openai_stream import Written, streamed
 from llmcache.providers.schema import ResponseSchema, response_format
 from llmcache.setting_values import ProviderSettings, address_problem
 
@@ -143,14 +145,30 @@ class OpenAIProvider:
                 return _too_large(max_bytes) if bounds.exceeded else _failed(error)
 
     @sensitive_variables()
-    async def acall(self, body: Body, *, call_id: str, timeout: float, max_bytes: int) -> Reply | Failure:
+    async def acall(
+        self,
+        body: Body,
+        *,
+        call_id: str,
+        timeout: float,
+        max_bytes: int,
+        told: Callable[[str], object] | None = None,
+    ) -> Reply | Failure:
         """Make one attempt; see ``Provider.acall``."""
         from llmcache.providers.deadline import bounded
 
+        arguments, written = _arguments(body, call_id, timeout), None
+        if told is not None:
+            written = Written(told)
+            arguments |= streamed(body)
         with bounded(timeout, max_bytes) as bounds:
             try:
                 connections = self._found_async() or await workers.files.run(self._connected_async)
-                async with connections as create, create(**_arguments(body, call_id, timeout)) as response:
+                async with connections as create, create(**arguments) as response:
+                    if written is not None:
+                        async for chunk in await response.parse():
+                            written.add(chunk)
+                        return _streamed(written, response.headers.get("x-request-id"), response.status_code)
                     data = bytearray()
                     async for chunk in response.iter_bytes():
                         data += chunk
@@ -158,7 +176,9 @@ class OpenAIProvider:
                             return _too_large(max_bytes)
                     return _reply(bytes(data), response.headers.get("x-request-id"), response.status_code)
             except Exception as error:  # noqa: BLE001  # as in call
-                return _too_large(max_bytes) if bounds.exceeded else _failed(error)
+                failure = _too_large(max_bytes) if bounds.exceeded else _failed(error)
+                # What was told cannot be taken back.
+                return replace(failure, retry=failure.retry and not (written and written.answer))
 
     def load(self) -> None:
         """Import what ``completion`` needs."""
@@ -311,6 +331,21 @@ def _failed(error: Exception) -> Failure:
     import openai
 
     return _refused_by_status(error) if isinstance(error, openai.APIStatusError) else _lost(error)
+
+
+@sensitive_variables()
+def _streamed(written: Written, request_id: str | None, status: int) -> Reply | Failure:
+    """Return what a whole stream has come to."""
+    if written.is_whole:
+        return _reply(written.completion(), request_id, status)
+    error = ProviderError(
+        "The provider ended its stream before its answer was whole. Try again; when it stays so, look at what answers "
+        "at 'base_url'.",
+        code="invalid_response",
+        status=status,
+        request_id=request_id,
+    )
+    return Failure(error, cost_usd=None, in_doubt=True, retry=False)
 
 
 @sensitive_variables()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -264,5 +264,16 @@ class _Attempt:
             return failure_of(self._value)
         return reply_of(self._value, self._text, self._usage, body, number)
 
-    async def acall(self, body: Body, *, call_id: str, timeout: float, max_bytes: int) -> Reply | Failure:
-        return self.call(body, call_id=call_id, timeout=timeout, max_bytes=max_bytes)
+    async def acall(
+        self,
+        body: Body,
+        *,
+        call_id: str,
+        timeout: float,
+        max_bytes: int,
+        told: Callable[[str], object] | None = None,
+    ) -> Reply | Failure:
+        reply = self.call(body, call_id=call_id, timeout=timeout, max_bytes=max_bytes)
+        if told is not None and isinstance(reply, Reply) and reply.answer:
+            told(reply.answer)
+        return reply

@@ -50,7 +50,7 @@ def openai_api() -> Provider:
 
 
 @contextmanager
-def sandbox(folder: Path, latency_ms: float) -> Iterator[Provider]:
+def sandbox(folder: Path, latency_ms: float, pace_ms: float = 0.0) -> Iterator[Provider]:
     """Start the sandbox with the log's texts, and let llmcache ask it, whatever the environment names.
 
     ``folder`` gets a file with what is charged. Child processes ask it too.
@@ -59,7 +59,7 @@ def sandbox(folder: Path, latency_ms: float) -> Iterator[Provider]:
     # A file for each run: two runs at once must not count each other's calls.
     charges = folder / f"charges-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}.jsonl"
     with (
-        start_sandbox_process(texts=data.TEXTS, charges=charges, latency_ms=latency_ms) as started,
+        start_sandbox_process(texts=data.TEXTS, charges=charges, latency_ms=latency_ms, pace_ms=pace_ms) as started,
         _told_to_children("LLMCACHE_DEMO_SANDBOX", started.base_url),
         _asked_here(started.base_url),
     ):

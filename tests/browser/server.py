@@ -23,7 +23,7 @@ def main(rows: str) -> None:
         application = _filled(rows, sandbox)
         server = _listening(application)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        told = {"url": f"http://127.0.0.1:{server.server_port}", "pages": _pages()}
+        told = {"url": f"http://127.0.0.1:{server.server_port}", "pages": _pages(), "sandbox": sandbox.base_url}
         print(json.dumps(told), flush=True)
         sys.stdin.read()
         server.shutdown()

@@ -40,6 +40,8 @@ class Site:
             raise AssertionError(f"the server did not start:\n{log}")
         told = json.loads(line)
         self.base_url: str = told["url"]
+        self.sandbox: str = told["sandbox"]
+        """Where its provider is."""
         self.pages: dict[str, str] = told["pages"]
         """Paths of pages by name, of those that show a row."""
 

@@ -9,7 +9,10 @@ from tests.browser.chromium import NARROW, Tab
 from tests.browser.site import Site
 from tests.rows import PAYLOAD
 
-TABLES = ("cacheentry", "providercall", "usagebucket", "tenantday", "schemaversion", "invalidation", "correction")
+TABLES = (
+    *("cacheentry", "providercall", "usagebucket", "tenantday", "schemaversion"),
+    *("invalidation", "plannedinvalidation", "correction", "warmingplan", "warmingrun"),
+)
 # As far as the narrowest column that is shown whole can hold it.
 SHOWN = PAYLOAD[:60]
 

@@ -15,6 +15,7 @@ PAGES: dict[str, tuple[str, str | None, str]] = {
     # Name of the picture: scene, user, path or the name of a page that shows a row.
     "home": ("month", None, "/"),
     "freshness": ("board", None, "/freshness/"),
+    "stream": ("month", None, "/stream/"),
     "admin-login": ("month", None, "/admin/login/"),
     "admin-index": ("month", "admin", "/admin/"),
     "dashboard": ("month", "viewer", "/llm/"),
@@ -116,10 +117,17 @@ def invalidate_on_the_board(tab: Tab) -> None:
     tab.do(lambda page: page.get_by_role("button", name="Invalidate produce").click())
 
 
+def stream_the_recipe(tab: Tab) -> None:
+    """Have a recipe streamed, and wait for its end."""
+    tab.do(lambda page: page.get_by_role("button", name="A recipe that grows").click())
+    tab.do(lambda page: page.get_by_text("the last after").wait_for())
+
+
 STEPS: dict[str, tuple[str, str | None, str, Callable[[Tab], None], str]] = {
     # Name of the picture: user, where it begins, what is done there, a heading of the page that comes.
     "answer": ("month", None, "/", ask_twice, "hit The answer was in memory"),
     "freshness-preview": ("board", None, "/freshness/", ask_for_the_board, "Invalidate produce?"),
+    "stream-read": ("month", None, "/stream/", stream_the_recipe, "What has come"),
     "freshness-invalidated": ("board", None, "/freshness/", invalidate_on_the_board, "At this moment"),
     "entry-revealed": ("month", "admin", "entry", reveal, "Answer and request"),
     "invalidation-preview": (

@@ -19,6 +19,9 @@ from project.demo.models import DemoRun
 from project.demo.options import between
 from project.demo.redis_server import entries_in_redis
 
+_PACE_MS = 15.0
+"""From one piece of a stream to the next: about as a model writes, so that there is something to see."""
+
 
 class Command(runserver.Command):
     """Django's development server beside the sandbox provider and a Redis, which end when the server does."""
@@ -78,7 +81,7 @@ class Command(runserver.Command):
     def _provider(self, latency_ms: float) -> AbstractContextManager[providers.Provider]:
         if providers.wanted() == DemoRun.Provider.OPENAI:
             return nullcontext(providers.openai_api())
-        return providers.sandbox(settings.VAR / "sandbox", latency_ms)
+        return providers.sandbox(settings.VAR / "sandbox", latency_ms, _PACE_MS)
 
 
 def _about(provider: providers.Provider) -> str:
