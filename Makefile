@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test pictures test-matrix lint bench bench-peers bench-pages chaos mutants clean
+.PHONY: help install demo demo-celery serve test pictures test-matrix lint bench bench-peers bench-pages chaos mutants clean
 
 help:
 	@echo 'make install   make .venv with the package and its development tools'
 	@echo 'make demo      run 20,000 real requests through llmcache.extract() and show the table'
+	@echo 'make demo-celery   run a plan of warming by Celery workers over a broker, and show what it was worth'
 	@echo 'make serve     open the demo project on http://127.0.0.1:8000/'
 	@echo 'make test      format, lint, types, migrations and all tests'
 	@echo 'make pictures  make the pictures of the pages in docs/images anew'
@@ -33,6 +34,12 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	@$(BIN)/python manage.py migrate --verbosity 0
 	@$(BIN)/python manage.py demo
+
+# In a folder of its own, which goes with it.
+demo-celery: $(READY)
+	@var=$$(mktemp -d) && trap 'rm -rf "$$var"' EXIT && trap 'exit 130' INT TERM && \
+		export LLMCACHE_DEMO_VAR="$$var" && \
+		$(BIN)/python manage.py migrate --verbosity 0 && $(BIN)/python manage.py demo_celery
 
 serve: $(READY)
 	@$(BIN)/python manage.py migrate --verbosity 0

@@ -27,7 +27,7 @@ def main() -> None:
 
     from django.core.management import call_command
 
-    from benchmarks import asynchronous, faults, footprint, hits, imports, ledger, log, misses, steps
+    from benchmarks import asynchronous, batches, faults, footprint, hits, imports, ledger, log, misses, steps, warming
 
     place = Path(_place.name)
     reports: dict[str, Callable[[], Iterator[str]]] = {
@@ -35,8 +35,10 @@ def main() -> None:
         "steps": steps.report,
         "misses": lambda: misses.report(place),
         "ledger": ledger.report,
+        "warming": lambda: warming.report(place),
         "asynchronous": lambda: asynchronous.report(place),
         "log": log.report,
+        "batches": batches.report,
         "faults": lambda: faults.report(place),
         "footprint": lambda: footprint.report(place),
         "imports": imports.report,

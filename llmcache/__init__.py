@@ -6,6 +6,9 @@ The way of one call, and the modules in its order:
 
     extraction    the front door: ``extract`` and its sisters
     hits          calls that a tier answers: nearly all end here
+    batch         many calls as one: the keys read together, equal ones asked once
+    streaming     a value while its answer is being written; ``partials`` of it, and ``server_events`` for a browser
+    decorators    a function's own values, kept as answers are
     tenancy       whose call it is, where the call does not say
     prepared      what is known of a call before its content, found by its arguments
     answering     from arguments to an answer: the way of every other call
@@ -18,23 +21,31 @@ The way of one call, and the modules in its order:
     invalidation  what must not be served any more, by decision; the engine keeps the log of it and asks it
     rewriting     another TTL, or a new answer, for one entry; ``kept_calls`` makes the call again
     corrections   what is served in place of the provider's answer, because a person has said so
+    housekeeping  what is done now and then: ``planned`` invalidations, ``marking`` and ``pruning`` of rows; ``tasks``
+                  has Celery do it, by messages of ``sending``
+    warming       what will be asked, asked ahead of its use: within a budget, by any number of processes
+    sharing       entries as JSON lines: exported by one project, and imported by another without trust
     explaining    why a call is answered from the cache or is not; told by tiers, log and ledger
     tiers         memory over stores of bytes
     envelope      the bytes of an entry
     providers     the body that is sent, the schema in it, the attempt itself
     money         the journal: every attempt before it leaves and after it ends; usage, prices, estimates, figures
 
-Its pages are ``dashboard`` and ``admin_pages``, served by ``urls`` and ``admin``.
+Its pages are ``dashboard`` and ``admin_pages``, served by ``urls`` and ``admin``; its commands ``management``, of which
+one asks ``diagnosis`` what answers.
 
 A step knows only the steps below it. ``conf`` is the one reader of settings
 (``setting_values`` says what each takes), ``exceptions`` the tree of errors,
 ``backends`` the two cache backends that a project names in ``CACHES``.
 """
 
+from llmcache.batch import Batch, Finished
 from llmcache.bypassing import bypass
+from llmcache.decorators import CacheInfo, cached
 from llmcache.exceptions import (
     AsyncContext,
     AuthenticationFailed,
+    BudgetExceeded,
     ConfigurationError,
     ExtractionFailed,
     FlightTimeout,
@@ -63,9 +74,16 @@ from llmcache.extraction import (
     Extraction,
     Extractor,
     aextract,
+    aextract_iterable,
+    aextract_many,
+    aextract_partial,
     aextract_with_completion,
     aextract_with_info,
+    as_completed,
     extract,
+    extract_iterable,
+    extract_many,
+    extract_partial,
     extract_with_completion,
     extract_with_info,
 )
@@ -74,17 +92,22 @@ from llmcache.invalidation import Invalidated, ainvalidate, aundo, invalidate, u
 from llmcache.money.estimates import SavingsEstimate, estimate_savings
 from llmcache.money.reports import Stats, astats, stats
 from llmcache.tiers.base import TierState
+from llmcache.warming.door import awarm, warm
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AsyncContext",
     "AuthenticationFailed",
+    "Batch",
+    "BudgetExceeded",
+    "CacheInfo",
     "ConfigurationError",
     "Explanation",
     "Extraction",
     "ExtractionFailed",
     "Extractor",
+    "Finished",
     "FlightTimeout",
     "InputTooLarge",
     "InvalidRequest",
@@ -110,20 +133,30 @@ __all__ = [
     "ValidationFailed",
     "aexplain",
     "aextract",
+    "aextract_iterable",
+    "aextract_many",
+    "aextract_partial",
     "aextract_with_completion",
     "aextract_with_info",
     "aflush",
     "ainvalidate",
+    "as_completed",
     "astats",
     "aundo",
+    "awarm",
     "bypass",
+    "cached",
     "estimate_savings",
     "explain",
     "extract",
+    "extract_iterable",
+    "extract_many",
+    "extract_partial",
     "extract_with_completion",
     "extract_with_info",
     "flush",
     "invalidate",
     "stats",
     "undo",
+    "warm",
 ]

@@ -14,18 +14,24 @@ from llmcache.admin_pages.calls import ProviderCallAdmin
 from llmcache.admin_pages.corrections import CorrectionAdmin
 from llmcache.admin_pages.entries import CacheEntryAdmin
 from llmcache.admin_pages.invalidations import InvalidationAdmin
+from llmcache.admin_pages.planned import PlannedInvalidationAdmin
 from llmcache.admin_pages.schemas import SchemaVersionAdmin
 from llmcache.admin_pages.sums import TenantDayAdmin, UsageBucketAdmin
+from llmcache.admin_pages.warming_plans import WarmingPlanAdmin
+from llmcache.admin_pages.warming_runs import WarmingRunAdmin
 from llmcache.dashboard.in_admin import DashboardAdmin
 from llmcache.models import (
     CacheEntry,
     Correction,
     Dashboard,
     Invalidation,
+    PlannedInvalidation,
     ProviderCall,
     SchemaVersion,
     TenantDay,
     UsageBucket,
+    WarmingPlan,
+    WarmingRun,
 )
 
 ADMINS: Final[dict[type[models.Model], type[admin.ModelAdmin]]] = {
@@ -36,7 +42,10 @@ ADMINS: Final[dict[type[models.Model], type[admin.ModelAdmin]]] = {
     TenantDay: TenantDayAdmin,
     SchemaVersion: SchemaVersionAdmin,
     Invalidation: InvalidationAdmin,
+    PlannedInvalidation: PlannedInvalidationAdmin,
     Correction: CorrectionAdmin,
+    WarmingPlan: WarmingPlanAdmin,
+    WarmingRun: WarmingRunAdmin,
 }
 
 

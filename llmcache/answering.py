@@ -6,7 +6,7 @@ Loaded at the first such call, for it brings the provider's side with it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -23,10 +23,12 @@ from llmcache.engine.policy import Port, resolve
 from llmcache.engine.ports import BlockingPort, run
 from llmcache.engine.predicates import Facts
 from llmcache.engine.runtime import Runtime
+from llmcache.engine.tabs import open_tab
 from llmcache.exceptions import LLMCacheError
 from llmcache.kinds import NO_KIND, given, lifetime_of
 from llmcache.loading import first_time
-from llmcache.plans import MAX_KIND
+from llmcache.money.pricing import PICO
+from llmcache.plans import MAX_KIND, Plan
 from llmcache.prepared import Prepared, lookup_of
 from llmcache.request import NOT_GIVEN
 
@@ -72,13 +74,16 @@ async def aanswer(
     needs_completion: bool = False,
     needs_rest: bool = False,
     looked: bool = False,
+    told: Callable[[Call], Callable[[str], object]] | None = None,
 ) -> Done:
-    """Do as ``answer``, in the background loop."""
+    """Do as ``answer``, in the background loop; ``told``: who is given the answer while it is written."""
     began = now.clock.monotonic()
     make = partial(_call, now, content, response_model, options, params, needs_completion)
     # A type that is seen for the first time takes as long as it likes to make its schema.
     known = now.prepared.get(lookup_of(response_model, options, params)) is not None
     call = make() if known else await workers.files.run(make)
+    if told is not None:
+        call = replace(call, told=told(call))
     if needs_completion:
         await workers.files.run(partial(_load, call))
     answered = await _answered(now, call, AsyncioPort(now, errand), needs_rest, looked=looked)
@@ -120,13 +125,22 @@ async def _counted(now: Runtime, call: Call, port: Port, looked: bool) -> Answer
     now.schemas.note(call.plan.response, now.clock.wall())
     try:
         answered = await resolve(call, port, looked=looked)
-    except LLMCacheError:
+    except LLMCacheError as error:
         now.counts.count(tally_of(kind, model, call.tenant, None, "error"))
+        _add_to_tab(error.cost_usd if error.cost_usd is None else int(error.cost_usd * PICO))
         raise
+    # What an entry has cost that answers is told by who counts it; this is what was paid here and now.
+    _add_to_tab(answered.spent.cost)
     now.counts.count(tally_of(kind, model, call.tenant, answered.tier, answered.outcome, answered.entry))
     if answered.outcome != "hit":
         logger.debug("%s by %s: %s after %d attempts.", kind, model, answered.outcome, answered.spent.attempts)
     return answered
+
+
+def _add_to_tab(cost: int | None) -> None:
+    tab = open_tab()
+    if tab is not None:
+        tab.add(cost)
 
 
 def _keep_prepared(
@@ -164,11 +178,7 @@ def checked(
     settings = now.settings
     keyed, unkeyed = request.split_params(params, options.get("unkeyed"))
     data = request.encode_text(content, settings.max_text_bytes)
-    tags = request.tag_names(options.get("tags", ()))
-    tenant, system = options.get("tenant"), options.get("system")
-    tenant = None if tenant is None else request.word("tenant", tenant)
-    subject = options.get("subject")
-    scope = request.scope(tenant, subject, tags, options.get("version"), options.get("variant"))
+    system = options.get("system")
     plan = now.plan(
         response_model,
         request.word("model", options.get("model", settings.model)),
@@ -176,6 +186,32 @@ def checked(
         request.word("kind", options["kind"], most=MAX_KIND) if "kind" in options else None,
         keyed,
     )
+    return call_of(now, plan, data, options, unkeyed, needs_completion=needs_completion)
+
+
+def _scope_of(options: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...], bytes]:
+    """Return a call's tenant and tags, checked, and what of all it names is in the key."""
+    tags = request.tag_names(options.get("tags", ()))
+    tenant = options.get("tenant")
+    tenant = None if tenant is None else request.word("tenant", tenant)
+    subject, version, variant = (options.get(name) for name in ("subject", "version", "variant"))
+    return tenant, tags, request.scope(tenant, subject, tags, version, variant)
+
+
+@sensitive_variables()
+def call_of(
+    now: Runtime,
+    plan: Plan,
+    data: bytes,
+    options: Mapping[str, Any],
+    unkeyed: Mapping[str, Any],
+    *,
+    needs_completion: bool,
+) -> Call:
+    """Return the call of a plan for a content, with every option checked and every default filled in."""
+    settings = now.settings
+    tenant, tags, scope = _scope_of(options)
+    subject = options.get("subject")
     of_kind = settings.kinds.get(plan.kind, NO_KIND)
     if "ttl" in options:
         ttl, derive = request.lifetime(options["ttl"]), None
@@ -185,6 +221,7 @@ def checked(
     cache = request.cache_use(options.get("cache", given(of_kind.cache, "use")))
     if cache in ("use", "refresh") and (is_bypassed() or not settings.enabled):
         cache = "bypass"
+    refresh = given(of_kind.refresh, settings.refresh)
     timeout = request.duration(options.get("timeout", settings.timeout))
     max_retries = request.count("max_retries", options.get("max_retries", settings.max_retries))
     max_reasks = request.count("max_reasks", options.get("max_reasks", settings.max_reasks))
@@ -215,7 +252,8 @@ def checked(
         stale_ttl=stale_ttl,
         jitter=settings.jitter,
         derive=derive,
-        waits=given(of_kind.refresh, settings.refresh) == "call",
+        waits=refresh == "call",
+        by_task=refresh == "celery",
         horizon=settings.retention["invalidations"] - _CLOCKS_DIFFER,
         version=options.get("version"),
         variant=options.get("variant"),

@@ -19,13 +19,14 @@ from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.encoding import force_bytes
 
-from llmcache import conf, setting_values
+from llmcache import conf, scheduling, setting_values
 from llmcache.exceptions import ConfigurationError
 from llmcache.kinds import require_all
 from llmcache.tenancy import configured_tenancy
 from llmcache.tiers.disk import DiskStore
 from llmcache.tiers.disk_folder import writable
 from llmcache.tiers.redis_alias import is_redis, reads_replicas, require_reachable
+from llmcache.warming import registry
 
 TAG = "llmcache"
 
@@ -59,6 +60,8 @@ def check_llmcache(app_configs: Sequence[AppConfig] | None = None, **_: Any) -> 
         *_folders(settings),
         *_tenants(settings),
         *_kinds(settings),
+        *_warming(settings),
+        *_by_task(settings),
         *_secrets(settings),
         *_misspelt(),
     ]
@@ -82,7 +85,7 @@ def check_secrets(app_configs: Sequence[AppConfig] | None = None, **_: Any) -> l
 
 
 def check_tables(databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
-    """Return a warning when the ledger's tables are not migrated in one of these databases."""
+    """Return a warning when the ledger's tables are not migrated in one of these databases, or no plan there is run."""
     from django.db import connections
     from django.db.migrations.executor import MigrationExecutor
 
@@ -95,7 +98,7 @@ def check_tables(databases: Sequence[str] | None = None, **_: Any) -> list[check
         return []
     targets = [key for key in executor.loader.graph.leaf_nodes() if key[0] == "llmcache"]
     if not executor.migration_plan(targets):
-        return []
+        return [] if not scheduling.has_plans(alias) or scheduling.is_scheduled() else [_unscheduled("A warming plan")]
     return [
         checks.Warning(
             f"The ledger's tables are not up to date in the database {alias!r}: calls are answered, and what they cost "
@@ -137,6 +140,37 @@ def _kinds(settings: conf.Settings) -> list[checks.CheckMessage]:
     except ConfigurationError as error:
         return [checks.Error(str(error), id="llmcache.E010")]
     return []
+
+
+def _warming(settings: conf.Settings) -> list[checks.CheckMessage]:
+    try:
+        registry.require_all(settings)
+    except ConfigurationError as error:
+        return [checks.Error(str(error), id="llmcache.E011")]
+    return []
+
+
+def _by_task(settings: conf.Settings) -> list[checks.CheckMessage]:
+    if not scheduling.kinds_by_task(settings):
+        return []
+    found: list[checks.CheckMessage] = [
+        checks.Warning(
+            f"Stale answers are to be refreshed by tasks (REFRESH = 'celery'), and a thread does so instead: {why}",
+            hint="docs/celery.md has the steps; or set REFRESH to 'thread'.",
+            id="llmcache.W015",
+        )
+        for why in scheduling.why_no_task(settings)
+    ]
+    return found if scheduling.is_scheduled() else [*found, _unscheduled("REFRESH = 'celery'")]
+
+
+def _unscheduled(what: str) -> checks.CheckMessage:
+    return checks.Warning(
+        f"{what} needs somebody who keeps house, and Celery's beat is not told to: {scheduling.TASK} is not scheduled.",
+        hint="Set CELERY_BEAT_SCHEDULE = {**llmcache.tasks.beat_schedule()}; or have cron run manage.py "
+        "llmcache_housekeep once a minute, and silence this.",
+        id="llmcache.W014",
+    )
 
 
 def _tenants(settings: conf.Settings) -> list[checks.CheckMessage]:

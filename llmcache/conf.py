@@ -42,6 +42,7 @@ from llmcache.setting_values import (
     time_zone,
     whole_number,
 )
+from llmcache.warming.registry import Source, sources
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class Settings:
     jitter: float
     refresh: str
     kinds: Mapping[str, KindSettings]
+    warming: Mapping[str, Source | str]
     timeout: float
     max_retries: int
     max_reasks: int
@@ -184,9 +186,9 @@ OPTIONS: tuple[Option, ...] = (
         "REFRESH",
         "thread",
         one_of(*REFRESH),
-        "'thread' or 'call'",
-        "Who asks anew for what is stale: a thread, while the old answer is given; or the call, which gives the old "
-        "one when the provider fails.",
+        "'thread', 'call' or 'celery'",
+        "Who asks anew for what is stale: a thread or a Celery task, while the old answer is given; or the call, which "
+        "gives the old one when the provider fails.",
     ),
     Option(
         "KINDS",
@@ -194,6 +196,13 @@ OPTIONS: tuple[Option, ...] = (
         kinds,
         "dict of kind to dict with 'ttl', 'stale_ttl', 'refresh', 'cache', 'version', 'type'",
         "What holds for the answers of one kind in place of the settings above; and the kind's response type.",
+    ),
+    Option(
+        "WARMING",
+        {},
+        sources,
+        "dict of names to functions without arguments, or their dotted paths",
+        "Where plans of warming get their texts from: each function returns an iterable of texts.",
     ),
     Option(
         "TIMEOUT",
@@ -299,7 +308,7 @@ OPTIONS: tuple[Option, ...] = (
         "RETENTION",
         RETENTION,
         retention,
-        "dict with 'invalidations': seconds or timedelta",
+        "dict with 'invalidations', 'calls', 'entries', 'hours', 'runs': seconds or timedelta, or None for ever",
         "How long rows are kept; an entry that is older than invalidations are kept is a miss.",
     ),
     Option(

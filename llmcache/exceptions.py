@@ -16,6 +16,7 @@
     │   ├── Refused
     │   ├── Truncated
     │   └── ValidationFailed        errors
+    ├── BudgetExceeded
     ├── LedgerFull
     ├── NotCached
     ├── NotRewritten                reason
@@ -189,6 +190,12 @@ class ValidationFailed(ExtractionFailed):
     """Location and type of what did not pass in the last answer; never the input."""
 
     details = (*ExtractionFailed.details, "errors")
+
+
+class BudgetExceeded(LLMCacheError):
+    """A run of warming has no call left of its budget, or was stopped; nothing was sent."""
+
+    code = "budget_exceeded"
 
 
 class LedgerFull(LLMCacheError):

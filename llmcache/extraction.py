@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 from asgiref.sync import markcoroutinefunction
 
 from llmcache import request
+from llmcache.batch import Batching
 from llmcache.engine import process
 from llmcache.engine.call import Answered, Done, Outcome, Reason
 from llmcache.envelope import UNKNOWN_COST
@@ -24,6 +25,7 @@ from llmcache.hits import LOOKED, NO_HIT, Away, Unread, hit, read, value_of
 from llmcache.money.pricing import dollars
 from llmcache.money.usage import Usage
 from llmcache.request import NOT_GIVEN, CacheUse, NotGiven
+from llmcache.streaming import Streaming
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -67,7 +69,8 @@ class Extraction(Generic[T]):
     attempts: int
     """How many attempts left for the provider during this call; 0 on a hit."""
     origin: str
-    """Who made the answer: ``"provider"``, or ``"human"`` where a correction stands."""
+    """Who made the answer: ``"provider"``; it again, ``"warming"``, where nobody had asked yet; ``"human"`` where a
+    correction stands."""
     _parts: InitVar[tuple[Plan, bytes, bytes | None]]
 
     def __post_init__(self, _parts: tuple[Plan, bytes, bytes | None]) -> None:
@@ -84,7 +87,7 @@ class Extraction(Generic[T]):
         return None if rest is None else plan.provider.completion(rest, answer)
 
 
-class Extractor:
+class Extractor(Batching, Streaming):
     """The functions of llmcache with defaults bound, e.g. one tenant's; cheap to make, safe to share between threads.
 
     Takes the options of ``extract``; what a call passes wins over what is bound, and parameters for the provider are
@@ -380,9 +383,17 @@ def _with_completion(done: Done) -> tuple[Any, Any]:
 
 
 def _with_info(done: Done) -> Extraction[Any]:
-    answered, call = done.answered, done.call
-    entry, age = answered.entry, max(done.at - answered.entry.written_at, 0.0)
-    left = min(call.max_age - age, entry.fresh_until - entry.written_at - age)
+    call = done.call
+    return info_of(done.answered, call.plan, call.max_age, done.seconds, done.at)
+
+
+def info_of(answered: Answered, plan: Plan, max_age: float, seconds: float, at: float) -> Extraction[Any]:
+    """Return how a value came about, of a call that took so many seconds and was over at a Unix time.
+
+    ``max_age``: how old an answer may be for it.
+    """
+    entry, age = answered.entry, max(at - answered.entry.written_at, 0.0)
+    left = min(max_age - age, entry.fresh_until - entry.written_at - age)
     return Extraction(
         value=answered.value,
         outcome=answered.outcome,
@@ -394,10 +405,10 @@ def _with_info(done: Done) -> Extraction[Any]:
         usage=answered.spent.usage,
         cost_incurred_usd=dollars(answered.spent.cost),
         cost_avoided_usd=_avoided(answered),
-        latency_ms=done.seconds * 1_000,
+        latency_ms=seconds * 1_000,
         attempts=answered.spent.attempts,
         origin=str(entry.facts().get("origin", "provider")),
-        _parts=(call.plan, entry.answer, answered.rest),
+        _parts=(plan, entry.answer, answered.rest),
     )
 
 
@@ -410,11 +421,16 @@ def _avoided(answered: Answered) -> Decimal | None:
 
 def _way(name: str) -> Callable[..., Done]:
     """Return the function that answers a call which is no plain hit; takes no text, so that its frame shows none."""
-    if running_loop() is not None:
-        _raise_async_context(name)
+    require_no_loop(name)
     from llmcache.answering import answer
 
     return partial(answer, process.current())
+
+
+def require_no_loop(name: str) -> None:
+    """Raise ``AsyncContext`` where the calling thread's event loop is running."""
+    if running_loop() is not None:
+        _raise_async_context(name)
 
 
 def _raise_async_context(name: str) -> NoReturn:
@@ -447,15 +463,15 @@ def _carried(
 ) -> Away:
     from llmcache.engine import background
 
-    given = (content, response_model, tuple(map(_own, options)), {name: _own(params[name]) for name in params})
+    given = (content, response_model, tuple(map(own_copy, options)), {name: own_copy(params[name]) for name in params})
 
     def start(errand: Errand[Done]) -> Coroutine[Any, Any, Done]:
         return background.answer(now, errand, *given, **needs)
 
-    return partial(background.run, start, context, _seconds(now, options))
+    return partial(background.run, start, context, seconds_of(now, options))
 
 
-def _own(value: Any) -> Any:
+def own_copy(value: Any) -> Any:
     """Return a value that nobody changes between a call and its awaiting."""
     if type(value) not in (list, dict, set):
         return value
@@ -465,7 +481,7 @@ def _own(value: Any) -> Any:
         return value
 
 
-def _seconds(now: Runtime | None, options: tuple[Any, ...]) -> float | None:
+def seconds_of(now: Runtime | None, options: tuple[Any, ...]) -> float | None:
     """Return how long a call may take; None when that is not known yet, or not usable."""
     timeout = options[_TIMEOUT]
     if timeout is NOT_GIVEN:
@@ -499,3 +515,10 @@ extract_with_info = _default.extract_with_info
 aextract = _default.aextract
 aextract_with_completion = _default.aextract_with_completion
 aextract_with_info = _default.aextract_with_info
+extract_many = _default.extract_many
+aextract_many = _default.aextract_many
+as_completed = _default.as_completed
+extract_partial = _default.extract_partial
+extract_iterable = _default.extract_iterable
+aextract_partial = _default.aextract_partial
+aextract_iterable = _default.aextract_iterable

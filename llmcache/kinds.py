@@ -46,8 +46,9 @@ class KindSettings:
 
 NO_KIND = KindSettings()
 
-REFRESH = ("thread", "call")
-"""Who asks anew for what is past its time: a thread, while the old answer is given; or the call that meets it."""
+REFRESH = ("thread", "call", "celery")
+"""Who asks anew for what is past its time: a thread or a Celery task, while the old answer is given; or the call that
+meets it."""
 
 
 def kinds(value: Any) -> Mapping[str, KindSettings]:

@@ -143,7 +143,7 @@ class Plans:
 
         Raises ``UnsupportedType`` for a type that cannot be used, ``InvalidRequest`` for a parameter that is no JSON.
         """
-        response = self._response(annotation)
+        response = self.response(annotation)
         lookup = (id(response), provider.alias, model, system, kind, _params_key(params))
         plan = self._plans.get(lookup)
         if plan is None or plan.response is not response:
@@ -165,7 +165,8 @@ class Plans:
         """Take a new lock: the old one may have been held by a thread that the child does not have."""
         self._lock = threading.Lock()
 
-    def _response(self, annotation: Any) -> ResponseType:
+    def response(self, annotation: Any) -> ResponseType:
+        """Return a response type made ready, made at the first call; raises ``UnsupportedType``."""
         lookup = structure(annotation)
         response = self._types.get(lookup)
         if response is None or not response.current():

@@ -254,7 +254,12 @@ def _refuse_name(name: str) -> None:
         raise InvalidRequest(
             f"{name}= cannot be passed: llmcache sets it, or its answer could not be cached as one value."
         )
-    for own in ("content", "response_model", *OPTIONS):
+    refuse_almost(name, ("content", "response_model", *OPTIONS))
+
+
+def refuse_almost(name: str, known: tuple[str, ...]) -> None:
+    """Raise ``InvalidRequest`` for the name of a parameter that is almost one of ours."""
+    for own in known:
         if _distance(name, own) <= (1 if len(own) <= 4 else 2):
             raise InvalidRequest(
                 f"Unknown parameter {name}=; did you mean {own}=? What llmcache does not know goes to the provider."

@@ -7,6 +7,7 @@ import binascii
 import contextlib
 import difflib
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -46,8 +47,14 @@ class KeySecret:
 
 _DAY = 86_400.0
 
-RETENTION: Mapping[str, float] = {"invalidations": 400 * _DAY}
-"""How long rows are kept, in seconds."""
+RETENTION: Mapping[str, float] = {
+    "invalidations": 400 * _DAY,
+    "calls": math.inf,
+    "entries": math.inf,
+    "hours": math.inf,
+    "runs": math.inf,
+}
+"""How long rows are kept, in seconds: for ever where nobody says otherwise, but for invalidations."""
 
 
 class UnusableError(ValueError):
@@ -97,7 +104,10 @@ def share(value: Any) -> float:
 
 
 def retention(value: Any) -> Mapping[str, float]:
-    """Read how long rows are kept, in seconds, by what they are; what is not named is kept as long as by default."""
+    """Read how long rows are kept, in seconds, by what they are; what is not named is kept as long as by default.
+
+    None is for ever, of all but invalidations.
+    """
     if not isinstance(value, Mapping):
         raise UnusableError("must be a dict, e.g. {'invalidations': timedelta(days=400)}")
     kept = dict(RETENTION)
@@ -105,7 +115,7 @@ def retention(value: Any) -> Mapping[str, float]:
         if name not in RETENTION:
             raise UnusableError(f"has the unknown key {name!r}{nearest(str(name), list(RETENTION))}")
         try:
-            kept[name] = seconds(none=False)(time)
+            kept[name] = math.inf if time in (None, math.inf) and name != "invalidations" else seconds(none=False)(time)
         except UnusableError as error:
             raise UnusableError(f"[{name!r}] {error}") from None
         if kept[name] < _DAY:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from django.apps import apps
 from django.db import models
+from django.utils import timezone
 from pydantic import BaseModel, Field, create_model
 
 import llmcache
@@ -28,12 +29,17 @@ from llmcache.models import (
     EntryTag,
     Invalidation,
     Lease,
+    PlannedInvalidation,
     ProviderCall,
     SchemaVersion,
     TenantDay,
     UsageBucket,
+    WarmingItem,
+    WarmingPlan,
+    WarmingRun,
 )
 from llmcache.testing.sandbox import Sandbox, faults
+from llmcache.warming import runs
 
 DAYS = 31
 _DAY = 86_400.0
@@ -248,7 +254,8 @@ def one_call(sandbox: Sandbox) -> None:
 PAYLOAD = "\"'><img src=x onerror=window.__xss=1><script>window.__xss=1</script>{{ 7|add:7 }}javascript:alert(1)"
 TABLES: tuple[type[models.Model], ...] = (
     *(ProviderCall, CacheEntry, EntryTag, SchemaVersion, UsageBucket, TenantDay),
-    *(Invalidation, Correction, Lease),
+    *(Invalidation, PlannedInvalidation, Correction, Lease),
+    *(WarmingPlan, WarmingRun, WarmingItem),
 )
 # The app's own words, or what an entry in the tiers or a line of the log is found by.
 _KEPT = {"outcome", "namespace", "uid", "supersedes"}
@@ -265,9 +272,12 @@ def hostile(sandbox: Sandbox) -> None:
             for _ in range(2):
                 llmcache.extract(text, Ingredient, tags=[PAYLOAD], tenant=PAYLOAD, timeout=_PATIENCE)
     llmcache.flush()
+    plan = WarmingPlan.objects.create(name=PAYLOAD[:100], source=PAYLOAD, kind=PAYLOAD[:100])
+    runs.prepare([PAYLOAD], response_model=Ingredient, plan=plan)
     corrections.pin(CacheEntry.objects.earliest("pk").key, user=PAYLOAD[:200], note=PAYLOAD)
     llmcache.undo(llmcache.invalidate(tenant=PAYLOAD, subject=PAYLOAD, reason=PAYLOAD), user=PAYLOAD[:200])
     llmcache.invalidate(kind=PAYLOAD[:100], tag=PAYLOAD, subject=PAYLOAD, user=PAYLOAD[:200])
+    llmcache.invalidate(kind=PAYLOAD[:100], at=timezone.now() + timedelta(days=1), reason=PAYLOAD, user=PAYLOAD[:200])
     assert {model for model in apps.get_app_config("llmcache").get_models() if not model._meta.proxy} == set(TABLES)
     for table in TABLES:
         for number, row in enumerate(table._default_manager.order_by("pk")):

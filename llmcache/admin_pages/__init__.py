@@ -27,6 +27,9 @@ calls         provider calls
 sums          hours of usage and days of tenants
 invalidations what was invalidated: the list, undoing, and the form that invalidates
 invalidation_form  its fields, and what is refused
+warming_plans  what is kept warm: the list, the form, run now and dry run
+warming_plan_form  its fields, and what is refused
+warming_runs  runs of warming: how far, what it costs, what it was worth; pause, resume, cancel
 schemas       schema versions and what has changed between them
 deploys       what the last deploys have changed, and what is left behind
 """

@@ -98,6 +98,11 @@ class ProviderCallAdmin(LedgerAdmin):
         address = self.address("why", query={"call": row.pk}, of=CacheEntry)
         return {**super().details(request, row), "why_address": address}
 
+    def _ahead(self, call: ProviderCall) -> str:
+        """Return what it was made for while nobody waited for it."""
+        known_words = {"refresh": _("by a refresh"), "warming": _("by warming")}
+        return known_words.get(call.ahead, "")
+
     def _asked(self, request: HttpRequest, call: ProviderCall) -> list[Fact]:
         return [
             Fact(_("started"), columns.moment(call.started_at), columns.ago(call.started_at)),
@@ -106,7 +111,7 @@ class ProviderCallAdmin(LedgerAdmin):
             Fact(_("schema"), self._schema(request, call)),
             Fact(_("model asked"), known(call.model)),
             Fact(_("tenant"), known(call.tenant)),
-            Fact(_("why it was asked"), filters.reason_label(call.reason)),
+            Fact(_("why it was asked"), filters.reason_label(call.reason), self._ahead(call)),
             Fact(_("attempt"), number(call.attempt)),
             Fact(_("answer was to be stored"), _("yes") if call.to_store else _("no")),
             Fact(_("key"), columns.code(call.key)),

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 
 # Reentrant: a log handler that the writer calls may fork.
 _lock = threading.RLock()
 _due = False
+_asked = False
+"""Whether somebody waits who needs a moment, and does not fork."""
 
 
 def between() -> threading.RLock:
@@ -20,9 +24,27 @@ def between() -> threading.RLock:
     return _lock
 
 
+@contextmanager
+def a_moment() -> Generator[None]:
+    """Hold the lock for a moment: the writer stands aside at the end of the piece it is at.
+
+    While callers are faster than the writer its cycle has no end, and whoever waits for that waits for ever.
+    """
+    global _asked
+    _asked = True
+    try:
+        _lock.acquire()
+    finally:
+        _asked = False
+    try:
+        yield
+    finally:
+        _lock.release()
+
+
 def is_due() -> bool:
-    """Return whether somebody waits to fork."""
-    return _due
+    """Return whether somebody waits to fork, or for a moment."""
+    return _due or _asked
 
 
 def _before() -> None:
@@ -36,8 +58,8 @@ def _before() -> None:
 
 
 def _reset_in_child() -> None:
-    global _lock, _due
-    _lock, _due = threading.RLock(), False
+    global _lock, _due, _asked
+    _lock, _due, _asked = threading.RLock(), False, False
 
 
 os.register_at_fork(before=_before, after_in_parent=lambda: _lock.release(), after_in_child=_reset_in_child)

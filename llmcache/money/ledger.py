@@ -30,6 +30,7 @@ from llmcache.money.facts import (
 )
 from llmcache.money.journal_files import JournalRecord
 from llmcache.money.sums import Gained, HourKey
+from llmcache.money.totals import AHEAD
 
 Outcome = ProviderCall.Outcome
 
@@ -188,7 +189,7 @@ def _apply_start(row: ProviderCall, record: JournalRecord) -> None:
     row.attempt = min(number(facts, "attempt") or 0, 2**31 - 1)
     row.to_store = facts.get("stores") is not False
     row.ttl_seconds = seconds_of(facts, "ttl")
-    row.ahead = "refresh" if facts.get("ahead") == "refresh" else ""
+    row.ahead = next((each for each in AHEAD if each == facts.get("ahead")), "")
     row.bound_pico_usd = number(facts, "bound", MAX_PICO_USD)
     row.simulated = facts.get("simulated") is True
 

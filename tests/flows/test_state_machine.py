@@ -307,7 +307,7 @@ def test_what_is_served_is_what_a_model_says(sandbox: Sandbox, clock: MovedClock
     Machine.sandbox, Machine.clock, Machine.tier = sandbox, clock, tmp_path / "tier" / "entries.sqlite3"
     (tmp_path / "tier").mkdir(mode=0o700, exist_ok=True)
     profile = settings(
-        max_examples=int(LONG or 60),
+        max_examples=int(LONG or 40),
         stateful_step_count=25,
         derandomize=LONG is None,
         database=None,

@@ -1,25 +1,33 @@
 """The papers and the code say the same."""
 
+import asyncio
 import json
 import re
+import shlex
+import sys
 from collections.abc import Callable
 from datetime import date, timedelta
-from io import StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any, get_args
 
 import pytest
+from celery.local import Proxy
+from django.contrib.auth.models import User
 from django.core.management import call_command
+from django.db.models import F
 from django.test import RequestFactory
 
 import llmcache
-from llmcache import conf, exceptions, explanations
+from llmcache import conf, exceptions, explanations, housekeeping, tasks
 from llmcache.engine.schemas import Seen
 from llmcache.schema_versions import write_seen
 from llmcache.testing.sandbox import Sandbox
+from llmcache.warming.runs import prepare
 from tests import mutations
 from tests.conftest import llmcache_settings
+from tests.flows.test_costs import SANDBOX_PRICES
 from tests.simulator import mutants
 
 ROOT = Path(__file__).parents[2]
@@ -68,11 +76,29 @@ def test_the_examples_about_invalidating_run(sandbox: Sandbox) -> None:
     names: dict[str, Any] = {"text": "The printer is on fire", "request": RequestFactory().get("/")}
     names["request"].user = SimpleNamespace(get_username=lambda: "ann")
     exec("from pydantic import BaseModel\nclass Ticket(BaseModel):\n    title: str", names)
-    conditions, dry, back = blocks((ROOT / "docs" / "invalidation.md").read_text())
-    for block in (conditions, dry, back):
+    conditions, dry, back, ahead = blocks((ROOT / "docs" / "invalidation.md").read_text())
+    for block in (conditions, dry, back, ahead):
         exec(compile(block, "invalidation.md", "exec"), names)
     assert names["concerned"].entries == 0
     assert llmcache.undo(names["mistake"]) is False
+    assert names["planned"].due_at.year == 2030
+
+
+def test_the_page_about_celery_says_what_holds() -> None:
+    page = (ROOT / "docs" / "celery.md").read_text()
+    app, package, settings, routes, stale = blocks(page)
+    for block in (app, package, routes):
+        compile(block, "celery.md", "exec")
+    names: dict[str, Any] = {}
+    for block in (settings, stale):
+        exec(compile(block, "celery.md", "exec"), names)
+    assert conf.problems(names["LLMCACHE"]) == []
+    own = {f"llmcache.tasks.{name}" for name, value in vars(tasks).items() if isinstance(value, Proxy)}
+    assert set(re.findall(r"^\| `(llmcache\.tasks\.\w+)`", page, flags=re.MULTILINE)) == own
+    assert {entry["task"] for entry in names["CELERY_BEAT_SCHEDULE"].values()} <= own
+    # Steps of house-keeping are told in their order.
+    told = re.findall(r"^\d\. ", page, flags=re.MULTILINE)
+    assert len(told) == len(housekeeping.STEPS)
 
 
 @pytest.mark.django_db
@@ -124,6 +150,31 @@ def test_the_examples_about_freshness_run(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.django_db
+def test_the_examples_about_streams_run(sandbox: Sandbox, rf: RequestFactory) -> None:
+    text = "Chop onions"
+    sandbox.answers[text] = {"title": "Onion soup", "steps": ["Chop the onions"]}
+    names: dict[str, Any] = {"text": text}
+    model = "from pydantic import BaseModel\nclass {}(BaseModel):\n    {}"
+    for name, fields in (("Recipe", "title: str\n    steps: list[str]"), ("Ingredient", "name: str")):
+        exec(model.format(name, fields), names)
+    for example in blocks((ROOT / "docs" / "streams.md").read_text()):
+        exec(compile(example, "streams.md", "exec"), names)
+
+    async def titles() -> list[str]:
+        return [title async for title in names["titles"](text)]
+
+    assert asyncio.run(titles())[-1] == "Onion soup"
+
+    async def events() -> bytes:
+        response = await names["recipe"](rf.get("/", {"text": text}))
+        return b"".join([part async for part in response])
+
+    assert asyncio.run(events()).endswith(b"event: end\ndata: {}\n\n")
+    assert b"".join(names["ingredients"](rf.get("/", {"text": text}))).endswith(b"event: end\ndata: {}\n\n")
+    assert sandbox.calls == 2
+
+
+@pytest.mark.django_db
 def test_the_examples_about_misses_run(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs" / "explain.md").read_text()
     names: dict[str, Any] = {"text": "The printer is on fire", "llmcache": llmcache}
@@ -141,6 +192,49 @@ def test_the_examples_about_misses_run(sandbox: Sandbox, capsys: pytest.CaptureF
     llmcache.extract(names["text"], names["Ticket"])
     exec(compile(fields, "explain.md", "exec"), names)
     assert names["explanation"].verdict == "hit"
+
+
+def lines_of(page: str, command: str) -> list[list[str]]:
+    """Return the words of each line of a page that calls a command, after the command's name."""
+    typed = re.findall(rf"python manage\.py {command} (.*)$", page, flags=re.MULTILINE)
+    return [shlex.split(line) for line in typed if ">>" not in line]
+
+
+@pytest.mark.django_db
+def test_the_examples_about_warming_run(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "warming.md").read_text()
+    names: dict[str, Any] = {}
+    exec("from pydantic import BaseModel\nclass Ticket(BaseModel):\n    title: str", names)
+    rows = User.objects.annotate(body=F("username"))
+    mail = SimpleNamespace(objects=SimpleNamespace(filter=lambda **_: rows))
+    for name, told in (("types", {"Ticket": names["Ticket"]}), ("models", {"Mail": mail}), ("warming", {"Mail": mail})):
+        module = ModuleType(f"helpdesk.{name}")
+        vars(module).update(told)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(sys.modules, "helpdesk", ModuleType("helpdesk"))
+    User.objects.create(username="The server is down")
+    a_list, item, dry, queryset, budget, kinds, function, registry, plan, value = blocks(page)
+    for block in (a_list, item, dry, queryset, budget):
+        exec(compile(block, "warming.md", "exec"), names)
+    assert (names["before"].to_ask, names["found"].live, sandbox.calls) == (0, 3, 5)
+    assert capsys.readouterr().out.splitlines()[0].startswith("3 0 0 0")
+    exec(compile(function, "warming.md", "exec"), vars(sys.modules["helpdesk.warming"]))
+    for block in (kinds, registry, plan):
+        exec(compile(block, "warming.md", "exec"), names)
+        assert conf.problems(names["LLMCACHE"]) == []
+    monkeypatch.chdir(tmp_path)
+    Path("mails.jsonl").write_text('"The server is down"\n{"content": "Where is my invoice?", "tenant": "acme"}\n')
+    Path("mails.csv").write_text("body,customer\nWhere is my bill?,acme\n")
+    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(b"How do I pay?\n")))
+    with llmcache_settings(PRICES=SANDBOX_PRICES, **names["LLMCACHE"]):
+        for words in lines_of(page, "llmcache_warm"):
+            going = [] if "RUN" not in words else [prepare(["Open at eight?"], kind="Ticket").uid]
+            call_command("llmcache_warm", *[going[0] if word == "RUN" else word for word in words], stdout=StringIO())
+        assert sandbox.calls == 9
+        exec(compile(value, "warming.md", "exec"), names)
+    assert "0 warmed, 0 hit since" in capsys.readouterr().out
 
 
 def test_every_verdict_and_component_of_an_explanation_is_documented() -> None:

@@ -1,11 +1,17 @@
 """What a type checker makes of the public functions."""
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
+
+Checked = Callable[[str], tuple[list[str], list[int]]]
 
 PROGRAM = """
 from typing import Literal, Union
@@ -31,20 +37,95 @@ async def main() -> None:
     reveal_type((await llmcache.aextract_with_completion("", Ingredient))[0])
     reveal_type(await llmcache.Extractor(tenant="a").aextract("", Ingredient))
     await llmcache.aextract("", Ingredient, ttl="1")
+    reveal_type(next(llmcache.extract_partial("", Ingredient)))
+    reveal_type(list(llmcache.Extractor(tenant="a").extract_iterable("", Ingredient, seed=1)))
+    reveal_type([each async for each in llmcache.aextract_partial("", list[Ingredient])])
+    reveal_type([each async for each in llmcache.aextract_iterable("", Ingredient)])
 """
 
 
-def test_pyright_sees_the_response_type(tmp_path: Path) -> None:
-    program = ROOT / "tests" / "package" / f"_typed_{tmp_path.name}.py"
-    program.write_text(PROGRAM)
+SHAPES = """
+from collections.abc import AsyncIterator, Iterator
+import llmcache
+from llmcache import cached
+from project.demo.types import Ingredient
+
+batch = llmcache.extract_many(["a"], Ingredient, tenant=["t"], tags=lambda item: ["x"])
+reveal_type(batch)
+reveal_type(batch[0])
+reveal_type(batch.infos[0])
+reveal_type([each for each in llmcache.extract_many(["a"], list[Ingredient], on_error="collect")])
+reveal_type(llmcache.Extractor(tenant="a").extract_many([{"body": "a"}], Ingredient, content="body")[0])
+llmcache.extract_many(["a"], Ingredient, on_error="ignore")
+llmcache.extract_many(["a"], Ingredient, concurrency="8")
+
+async def main() -> None:
+    reveal_type(await llmcache.aextract_many(["a"], Ingredient))
+    async for each in llmcache.as_completed(["a"], Ingredient, on_error="collect"):
+        reveal_type(each.value)
+
+@cached
+def plain(name: str, *, size: int = 1) -> Ingredient: ...
+
+@cached(ttl=60, subject=lambda name: name)
+async def awaited(name: str) -> list[Ingredient]: ...
+
+@cached
+def given(name: str) -> Iterator[Ingredient]: ...
+
+@cached
+async def agiven(name: str) -> AsyncIterator[int]:
+    yield 1
+
+class Reader:
+    @cached
+    def read(self, name: str) -> Ingredient: ...
+
+reveal_type(plain("a", size=2))
+reveal_type(plain.bypass("a"))
+reveal_type(plain.key("a"))
+reveal_type(plain.cache_info().hits)
+reveal_type(given("a"))
+reveal_type(agiven("a"))
+reveal_type(Reader().read("a"))
+reveal_type(Reader().read.key("a"))
+plain(1)
+plain.key("a", sise=1)
+plain.invalidate()
+Reader().read(2)
+cached(ttl="1")
+
+async def calls() -> None:
+    reveal_type(await awaited("a"))
+"""
+
+
+@pytest.fixture(scope="module")
+def checked() -> Checked:
+    """Return what pyright reveals of a program here, and the lines in which it finds errors; it is started once."""
+    programs = {each: ROOT / "tests" / "package" / f"_typed_{os.getpid()}_{each}.py" for each in ("calls", "shapes")}
+    for name, text in (("calls", PROGRAM), ("shapes", SHAPES)):
+        programs[name].write_text(text)
     try:
         pyright = Path(sys.executable).with_name("pyright")
-        command = [pyright, "--outputjson", "--pythonpath", sys.executable, program]
+        command = [pyright, "--outputjson", "--pythonpath", sys.executable, *programs.values()]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     finally:
-        program.unlink()
-    found = json.loads(done.stdout)["generalDiagnostics"]
-    revealed = [item["message"].split('" is "')[1].rstrip('"') for item in found if item["severity"] == "information"]
+        for program in programs.values():
+            program.unlink()
+    said = json.loads(done.stdout)["generalDiagnostics"]
+
+    def of(name: str) -> tuple[list[str], list[int]]:
+        found = [item for item in said if Path(item["file"]) == programs[name]]
+        told = [item["message"].split('" is "')[1].rstrip('"') for item in found if item["severity"] == "information"]
+        lines = [item["range"]["start"]["line"] for item in found if item["severity"] == "error"]
+        return told, list(dict.fromkeys(lines))
+
+    return of
+
+
+def test_pyright_sees_the_response_type(checked: Checked) -> None:
+    revealed, errors = checked("calls")
     assert revealed == [
         "Ingredient",
         "list[Ingredient]",
@@ -59,6 +140,38 @@ def test_pyright_sees_the_response_type(tmp_path: Path) -> None:
         "Ingredient",
         "Ingredient",
         "Ingredient",
+        *("Ingredient", "list[Ingredient]", "list[list[Ingredient]]", "list[Ingredient]"),
     ]
-    errors = [item["range"]["start"]["line"] for item in found if item["severity"] == "error"]
     assert errors == [13, 14, 15, 23]  # a ttl of str, a content of bytes, an unknown word for cache=; a ttl of str
+
+
+def test_pyright_sees_the_types_of_batches_and_of_decorated_functions(checked: Checked) -> None:
+    revealed, errors = checked("shapes")
+    assert revealed == [
+        "Batch[Ingredient]",
+        "Ingredient",
+        "Extraction[Ingredient] | None",
+        "list[list[Ingredient] | None]",
+        "Ingredient",
+        "Batch[Ingredient]",
+        "Ingredient | None",
+        "Ingredient",
+        "Ingredient",
+        "str",
+        "int",
+        "Iterator[Ingredient]",
+        "AsyncIterator[int]",
+        "Ingredient",
+        "str",
+        "list[Ingredient]",
+    ]
+    lines = SHAPES.splitlines()
+    assert [lines[number] for number in errors] == [
+        'llmcache.extract_many(["a"], Ingredient, on_error="ignore")',
+        'llmcache.extract_many(["a"], Ingredient, concurrency="8")',
+        "plain(1)",
+        'plain.key("a", sise=1)',
+        "plain.invalidate()",
+        "Reader().read(2)",
+        'cached(ttl="1")',
+    ]

@@ -13,6 +13,7 @@ from django.db import connections
 from django.test import override_settings
 
 from llmcache.checks import TAG, check_llmcache, check_tables
+from llmcache.models import WarmingPlan
 from tests.conftest import llmcache_settings
 
 SECRET = base64.b64encode(bytes(range(32, 64))).decode()
@@ -331,3 +332,49 @@ def test_tables_that_are_not_migrated_are_named_when_the_database_is_checked() -
         assert check_tables(databases=["other"]) == []
     finally:
         call_command("migrate", "llmcache", verbosity=0)
+
+
+# -- tasks
+
+
+SCHEDULED = {"house": {"task": "llmcache.tasks.keep_house", "schedule": 60.0}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"REFRESH": "celery", "KINDS": {"Ticket": {"type": dict[str, str]}}}, []),
+        ({"KINDS": {"Ticket": {"type": dict[str, str], "refresh": "celery"}}}, []),
+        ({"REFRESH": "celery", "KINDS": {}}, ["W015"]),
+        ({"KINDS": {"Ticket": {"refresh": "celery"}}}, ["W015"]),
+        ({"REFRESH": "celery", "KINDS": {"Ticket": {"type": dict[str, str]}}, "KEEP_REQUESTS": "no"}, ["W015"]),
+    ],
+    ids=str,
+)
+def test_refreshing_by_task_needs_what_a_task_can_make_again(changes: dict[str, Any], expected: list[str]) -> None:
+    with override_settings(CELERY_BEAT_SCHEDULE=SCHEDULED):
+        assert [check for check, _, _ in found(**changes)] == [f"llmcache.{each}" for each in expected]
+    unscheduled = [check for check, _, _ in found(**changes)]
+    assert unscheduled == [*(f"llmcache.{each}" for each in expected), "llmcache.W014"]
+
+
+@pytest.mark.parametrize("schedule", [None, [], {"a": 1}, {"a": {"task": "other"}}], ids=str)
+def test_what_is_no_schedule_of_ours_is_none(schedule: Any) -> None:
+    good = {"REFRESH": "celery", "KINDS": {"Ticket": {"type": dict[str, str]}}}
+    with override_settings(CELERY_BEAT_SCHEDULE=schedule):
+        ((check, _, hint),) = found(**good)
+    assert check == "llmcache.W014"
+    assert "beat_schedule()" in hint
+
+
+@pytest.mark.django_db
+def test_plans_need_somebody_who_runs_them() -> None:
+    def checks() -> list[str | None]:
+        return [each.id for each in check_tables(databases=["default"])]
+
+    plan = WarmingPlan.objects.create(name="nightly", source="texts", kind="Ticket", crontab="30 3 * * *")
+    assert checks() == ["llmcache.W014"]
+    with override_settings(CELERY_BEAT_SCHEDULE=SCHEDULED):
+        assert checks() == []
+    WarmingPlan.objects.filter(pk=plan.pk).update(enabled=False)
+    assert checks() == []

@@ -14,7 +14,17 @@ from django.urls import reverse
 
 from llmcache.engine import process
 from llmcache.keys import storage_key
-from llmcache.models import CacheEntry, Correction, Invalidation, ProviderCall, SchemaVersion, TenantDay, UsageBucket
+from llmcache.models import (
+    CacheEntry,
+    Correction,
+    Invalidation,
+    ProviderCall,
+    SchemaVersion,
+    TenantDay,
+    UsageBucket,
+    WarmingPlan,
+    WarmingRun,
+)
 from llmcache.testing.sandbox import Sandbox
 from tests import rows
 from tests.web.ledger_rows import a_correction
@@ -214,8 +224,9 @@ def test_no_rows_and_one_row_are_pages(admin: Client, sandbox: Sandbox) -> None:
 
 def test_rows_that_hold_the_oddest_text_are_pages(admin: Client, sandbox: Sandbox) -> None:
     rows.hostile(sandbox)
-    pages = [*DASHBOARDS, *map(address, MODELS)]
-    pages += [address(model, "change", row.pk) for model in MODELS for row in model._default_manager.all()]
+    models = (*MODELS, WarmingPlan, WarmingRun)
+    pages = [*DASHBOARDS, *map(address, models)]
+    pages += [address(model, "change", row.pk) for model in models for row in model._default_manager.all()]
     for path in pages:
         page = shown(admin.get(path))
         if not path.endswith(".json"):

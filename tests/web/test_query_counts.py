@@ -20,16 +20,30 @@ from llmcache.models import (
     Correction,
     EntryTag,
     Invalidation,
+    PlannedInvalidation,
     ProviderCall,
     SchemaVersion,
     TenantDay,
     UsageBucket,
+    WarmingPlan,
+    WarmingRun,
 )
 
 pytestmark = pytest.mark.django_db
 
 MOST = 10
-LEDGER = (CacheEntry, ProviderCall, UsageBucket, TenantDay, SchemaVersion, Invalidation, Correction)
+LEDGER = (
+    CacheEntry,
+    ProviderCall,
+    UsageBucket,
+    TenantDay,
+    SchemaVersion,
+    Invalidation,
+    PlannedInvalidation,
+    Correction,
+    WarmingPlan,
+    WarmingRun,
+)
 DASHBOARDS = ("llmcache:dashboard", "llmcache:dashboard-json", "admin:llmcache_dashboard")
 NOW = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 
@@ -73,6 +87,17 @@ def fill(first: int, last: int) -> None:
         )
         for number in numbers
     )
+    PlannedInvalidation.objects.bulk_create(
+        PlannedInvalidation(
+            uid=f"{number:032x}",
+            namespace="shop",
+            kind=f"kind {number % 40}",
+            due_at=NOW + timedelta(hours=number),
+            made_at=NOW,
+            is_open=number % 2 == 0,
+        )
+        for number in numbers
+    )
     Correction.objects.bulk_create(
         Correction(
             invalidation=row,
@@ -84,6 +109,21 @@ def fill(first: int, last: int) -> None:
             made_at=NOW,
         )
         for number, row in zip(numbers, invalidations, strict=True)
+    )
+    plans = WarmingPlan.objects.bulk_create(
+        WarmingPlan(name=f"plan {number}", source="misses", kind=f"kind {number % 40}", crontab="30 3 * * *")
+        for number in numbers
+    )
+    WarmingRun.objects.bulk_create(
+        WarmingRun(
+            uid=f"{number:032x}",
+            namespace="shop",
+            plan=plan,
+            state="done" if number % 2 else "running",
+            kind=plan.kind,
+            made_at=NOW,
+        )
+        for number, plan in zip(numbers, plans, strict=True)
     )
     told = [
         {"key": f"{number:064x}", "schema": schema.fingerprint, "response_type": schema.response_type, **of[number]}

@@ -5,6 +5,7 @@ The tables have to name every address and every action that there is, so that a 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -16,9 +17,21 @@ from django.contrib.auth.models import Group, Permission, User
 from django.http import HttpResponse
 from django.test import Client, RequestFactory
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
+from django.utils import timezone
 
 import llmcache
-from llmcache.models import CacheEntry, Correction, Invalidation, ProviderCall, SchemaVersion, TenantDay, UsageBucket
+from llmcache.models import (
+    CacheEntry,
+    Correction,
+    Invalidation,
+    PlannedInvalidation,
+    ProviderCall,
+    SchemaVersion,
+    TenantDay,
+    UsageBucket,
+    WarmingPlan,
+    WarmingRun,
+)
 from llmcache.testing.sandbox import Sandbox
 from project.demo.models import DemoRun
 from tests import rows
@@ -32,6 +45,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 VIEWING = (
     *("view_providercall", "view_cacheentry", "view_usagebucket", "view_tenantday", "view_schemaversion"),
     *("view_dashboard", "view_demorun", "view_invalidation", "view_correction"),
+    "view_plannedinvalidation",
+    *("view_warmingplan", "view_warmingrun"),
 )
 PERMISSIONS: dict[str, tuple[str, ...]] = {
     "staff": (),
@@ -40,6 +55,7 @@ PERMISSIONS: dict[str, tuple[str, ...]] = {
     "operator": (
         *(*VIEWING, "export_cacheentry", "add_invalidation", "undo_invalidation"),
         *("refresh_cacheentry", "retime_cacheentry", "add_correction", "withdraw_correction"),
+        *("add_warmingplan", "change_warmingplan", "delete_warmingplan", "run_warmingplan", "control_warmingrun"),
     ),
 }
 ROLES = ("anonymous", "user", *PERMISSIONS, "superuser")
@@ -104,6 +120,11 @@ TABLE: dict[str, list[Visit]] = {
     **pages_of_rows(TenantDay),
     **pages_of_rows(SchemaVersion),
     **pages_of_rows(Invalidation),
+    **pages_of_rows(PlannedInvalidation),
+    "admin:llmcache_plannedinvalidation_undo": [
+        Visit(WRONG_METHOD, row=PlannedInvalidation),
+        Visit(DONE_BY_OPERATORS, "post", row=PlannedInvalidation),
+    ],
     **pages_of_rows(Correction),
     "admin:llmcache_correction_reveal": [
         Visit(WRONG_METHOD, row=Correction),
@@ -149,6 +170,31 @@ TABLE: dict[str, list[Visit]] = {
         )
     ]
     + [Visit((-1, -1, 404, 404, 404, 404, 404), arguments=("delete",))],
+    **pages_of_rows(WarmingRun),
+    "admin:llmcache_warmingrun_control": [
+        Visit(WRONG_METHOD, row=WarmingRun, arguments=("pause",)),
+        Visit(DONE_BY_OPERATORS, "post", row=WarmingRun, arguments=("pause",)),
+        Visit(NOBODY, "post", row=WarmingRun, arguments=("delete",)),
+    ],
+    **pages_of_rows(WarmingPlan),
+    "admin:llmcache_warmingplan_add": [Visit(OPERATORS), Visit(OPERATORS, "post")],
+    "admin:llmcache_warmingplan_change": [
+        Visit(VIEWERS, row=WarmingPlan),
+        Visit(OPERATORS, "post", row=WarmingPlan),
+    ],
+    **{
+        f"admin:llmcache_warmingplan_{what}": [
+            Visit(WRONG_METHOD, row=WarmingPlan),
+            Visit(DONE_BY_OPERATORS, "post", row=WarmingPlan),
+        ]
+        for what in ("run", "dry_run")
+    },
+    "admin:llmcache_warmingplan_delete": [
+        Visit(OPERATORS, row=WarmingPlan),
+        Visit(DONE_BY_OPERATORS, "post", row=WarmingPlan, data={"post": "yes"}),
+        # It is gone, and there is another.
+        Visit(OPERATORS, row=WarmingPlan),
+    ],
     "admin:llmcache_cacheentry_export": [
         Visit(WRONG_METHOD),
         Visit((-1, -1, 403, 403, 403, 200, 200), "post", data=_EXPORT),
@@ -185,8 +231,13 @@ def filled(asked: Sandbox) -> None:  # noqa: F811
     """One row of everything."""
     rows.one_call(asked)
     llmcache.invalidate(kind="another")
+    llmcache.invalidate(kind="another", at=timezone.now() + timedelta(days=1))
     a_correction()
     keep_run()
+    for name in ("a", "b"):
+        plan = WarmingPlan.objects.create(name=name, source="texts", texts="Ada", kind="another")
+    told = {"namespace": "shop", "state": "running", "kind": "another", "made_at": timezone.now()}
+    WarmingRun.objects.create(uid="a" * 32, plan=plan, **told)
 
 
 def answer(client: Client, name: str, visit: Visit) -> HttpResponse:
