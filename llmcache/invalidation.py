@@ -113,12 +113,15 @@ def undo(invalidation: str | Invalidated | Invalidation, *, user: str = "") -> b
     now.require_database()
     undone_by = request.word("user", user, most=_MAX_USER) if user else ""
     uid = _id_of(invalidation)
-    to_come = planned.find(now, uid)
-    if to_come is not None and planned.call_off(now, to_come, undone_by):
-        return True
     found = _by_id(now, uid)
-    if found is None and to_come is not None:
-        return False
+    if found is None:
+        to_come = planned.find(now, uid)
+        if to_come is not None and planned.call_off(now, to_come, undone_by):
+            return True
+        # It may have come into force between the two looks.
+        found = _by_id(now, uid)
+        if found is None and to_come is not None:
+            return False
     if found is None:
         raise InvalidRequest("There is no invalidation with this id: it was pruned, or belongs to another project.")
     return _undone(now, found, undone_by)

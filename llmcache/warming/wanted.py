@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 from django.views.decorators.debug import sensitive_variables
 
 from llmcache import request
-from llmcache.answering import checked
 from llmcache.column_sizes import MAX_KIND, MAX_NAME
 from llmcache.exceptions import ConfigurationError, InvalidRequest
 from llmcache.kinds import registered_type
@@ -71,6 +70,9 @@ class Wanted:
         if self.ttl is None:
             options["ttl"] = None
         options |= {"tags": tuple({*self.tags, *text.tags}), "cache": "use"}
+        # Here, for the admin is loaded in processes that never call.
+        from llmcache.answering import checked
+
         call = checked(now, text.content, self.annotation, options, text.params, needs_completion=False)
         if not call.stores:
             why = "ttl= is 0" if call.ttl == 0 else "LLMCACHE['ENABLED'] is False, or this is inside llmcache.bypass()"

@@ -201,7 +201,7 @@ def test_one_that_raises_or_tells_nonsense_loses_no_answer(
             ),
         ),
         ({"Person": {"stale_ttl": None}}, "['Person']['stale_ttl'] must be a number of seconds or a timedelta, "),
-        ({"Person": {"refresh": "celery"}}, "['Person']['refresh'] must be 'thread' or 'call'"),
+        ({"Person": {"refresh": "cron"}}, "['Person']['refresh'] must be 'thread' or 'call' or 'celery'"),
         ({"Person": {"cache": "no"}}, "['Person']['cache'] must be 'use' or 'refresh' or 'bypass' or 'only'"),
         ({"Person": {"version": 2}}, "['Person']['version'] must be a string of at most 200 printable characters"),
         ({"Person": {"type": "Ticket!"}}, "['Person']['type'] must be a response type, or its dotted path"),

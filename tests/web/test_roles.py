@@ -104,6 +104,8 @@ TABLE: dict[str, list[Visit]] = {
     "icon": [Visit((302,) * 7)],
     "freshness": [Visit(EVERYBODY), Visit((405,) * 7, "post")],
     "freshness-board": [Visit(EVERYBODY), Visit((405,) * 7, "post")],
+    "stream": [Visit(EVERYBODY), Visit((405,) * 7, "post")],
+    "stream-events": [Visit(EVERYBODY), Visit((405,) * 7, "post")],
     **{
         f"freshness-{name}": [Visit((405,) * 7), Visit((404,) * 7, "post", data={what: "none"})]
         for name, what in (("ask", "line"), ("invalidate", "tag"), ("undo", "id"))
