@@ -2,14 +2,27 @@
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
 
 from django.contrib.auth.models import Permission, User
 from django.urls import reverse
+from django.utils import timezone
 
 import llmcache
 from llmcache import corrections
-from llmcache.models import CacheEntry, Correction, Invalidation, ProviderCall, SchemaVersion
+from llmcache.models import (
+    CacheEntry,
+    Correction,
+    Invalidation,
+    ProviderCall,
+    SchemaVersion,
+    WarmingPlan,
+    WarmingRun,
+)
 from llmcache.testing.sandbox import Sandbox
+from llmcache.warming import plans, runs
+from llmcache.warming.work import work
 from project.demo import board, data
 from tests import rows
 from tests.web.test_home import keep_run
@@ -66,10 +79,39 @@ def _correct() -> None:
     corrections.pin(good.key, user="bob", note="Shown at the fair.")
 
 
+def _warm(sandbox: Sandbox) -> None:
+    """Keep invoices warm by night: one run went through and was used, one ended at its budget; and more is planned."""
+    texts = [f"Invoice R-{number} of this morning" for number in range(3_000, 3_012)]
+    for number, text in enumerate(texts):
+        invoice = {"number": text.split()[1], "customer": "Müller GmbH", "total": 12.5 + number, "currency": "EUR"}
+        sandbox.answers[text] = invoice
+    plan = WarmingPlan.objects.create(
+        name="Invoices of the morning",
+        source="texts",
+        texts="\n".join(texts),
+        kind="Invoice",
+        crontab="30 3 * * mon-fri",
+        max_usd=Decimal("2.50"),
+    )
+    WarmingPlan.objects.create(name="The costliest misses", source="misses", kind="inbox", days=14, enabled=False)
+    warmed = plans.run_plan(plan, made_by="ann")
+    work(warmed.uid)
+    for text in texts[:9]:
+        llmcache.extract(text, rows.Invoice)
+    more = [f"{text}, second page" for text in texts]
+    stopped = runs.prepare(more, kind="Invoice", max_calls=5, made_by="bob")
+    work(stopped.uid)
+    llmcache.flush()
+    llmcache.invalidate(
+        kind="Invoice", at=timezone.now() + timedelta(days=2), reason="The new terms hold from then on", user="ann"
+    )
+
+
 def _month(sandbox: Sandbox) -> None:
     rows.month(sandbox)
     _invalidate()
     _correct()
+    _warm(sandbox)
     keep_run()
 
 
@@ -98,6 +140,8 @@ def pages() -> dict[str, str]:
         "schema": SchemaVersion.objects.order_by("-last_seen_at").first(),
         "invalidation": Invalidation.objects.filter(corrects=False).order_by("-pk").first(),
         "correction": Correction.objects.order_by("pk").first(),
+        "plan": WarmingPlan.objects.order_by("pk").first(),
+        "run": WarmingRun.objects.order_by("pk").first(),
     }
     found: dict[str, str] = {}
     for name, row in rows.items():
