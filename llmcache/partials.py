@@ -55,21 +55,38 @@ class Cuts:
     """The places where a text is cut that comes piece by piece."""
 
     def __init__(self) -> None:
-        self.text = ""
+        self._parts: list[str] = []
+        self._length = 0
         self._last = 0
-        self._seen = 0
+        self._is_held = False
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def text(self) -> str:
+        """All that has come."""
+        if len(self._parts) > 1:
+            self._parts = ["".join(self._parts)]
+        return "".join(self._parts)
 
     def feed(self, piece: str) -> Iterator[str]:
         """Take in a piece, and yield each beginning of the text that ends at a cut.
 
         Never all of it: whether there is more is known once there is more.
         """
-        self.text += piece
-        for found in _CUT.finditer(self.text, self._seen, max(len(self.text) - 1, 0)):
-            self._seen = found.end()
-            if found.end() - self._last > self._last // _SHARE:
-                self._last = found.end()
-                yield self.text[: found.end()]
+        if not piece:
+            return
+        # What lies before is put together where it is cut, and not at every piece.
+        before, was_held = self._length, self._is_held
+        self._parts.append(piece)
+        self._length += len(piece)
+        self._is_held = _CUT.match(piece, len(piece) - 1) is not None
+        ends = [before + found.end() for found in _CUT.finditer(piece, 0, len(piece) - 1)]
+        for end in [before, *ends] if was_held else ends:
+            if end - self._last > self._last // _SHARE:
+                self._last = end
+                yield self.text[:end]
 
 
 def partial_value(response: ResponseType, beginning: str) -> Any:

@@ -56,7 +56,7 @@ class Yields:
 
     def rest(self, response: ResponseType, answer: str, value: Any) -> Iterator[Any]:
         """Yield what is left of a whole answer, and its value last."""
-        yield from self.of(response, answer[len(self._cuts.text) :])
+        yield from self.of(response, answer[len(self._cuts) :])
         yield value
 
 
@@ -75,7 +75,7 @@ class YieldsItems(Yields):
                 yield item
 
     def rest(self, response: ResponseType, answer: str, value: Any) -> Iterator[Any]:
-        yield from self.of(response, answer[len(self._cuts.text) :])
+        yield from self.of(response, answer[len(self._cuts) :])
         yield from value[self._count :]
 
 

@@ -185,6 +185,10 @@ def test_the_beginnings_of_a_long_text_are_together_a_small_multiple_of_it() -> 
     assert len(text) > 1_000_000
     assert sum(cuts) < 70 * len(text)
     assert len(cuts) < 700
+    slow = Cuts()
+    assert [len(cut) for at in range(0, len(text), 7) for cut in slow.feed(text[at : at + 7])] == cuts
+    # It is put together where it is cut, and not at each of its 170,000 pieces.
+    assert len(slow) == len(text)
 
 
 def test_items_come_as_they_are_whole_and_none_after_one_that_is_not_valid() -> None:
