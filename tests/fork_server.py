@@ -118,6 +118,8 @@ def _become(order: dict[str, Any], files: list[int]) -> None:
     sys.stdin = open(0, closefd=False)  # noqa: SIM115  # as long as the process lives
     sys.stdout = open(1, "w", closefd=False, buffering=1 if os.isatty(1) else -1)  # noqa: SIM115
     sys.stderr = open(2, "w", closefd=False, buffering=1, errors="backslashreplace")  # noqa: SIM115
+    if os.environ.get("PYTHONUNBUFFERED"):
+        sys.stdout.reconfigure(write_through=True)
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
     _ordered.arguments = order["arguments"]
 

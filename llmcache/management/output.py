@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, Protocol
@@ -194,12 +194,15 @@ class _Lines:
 
 
 def _bar(stream: Any, what: str, total: int | None) -> Any:
-    """Return a bar by rich, entered to get what moves it; None where rich is not installed."""
+    """Return a bar by rich, entered to get what moves it; None without rich, or where no line can be drawn anew."""
     try:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bar
     except ImportError:
+        return None
+    console = Console(file=stream)
+    if console.is_dumb_terminal:
         return None
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -211,7 +214,7 @@ def _bar(stream: Any, what: str, total: int | None) -> Any:
 
     @contextmanager
     def shown() -> Generator[tuple[Progress, Callable[[str], None]]]:
-        with Bar(*columns, console=Console(file=stream)) as bar:
+        with Bar(*columns, console=console) as bar:
             task = bar.add_task(what, total=total, told="")
 
             def at(done: int, told: str = "") -> None:
@@ -287,12 +290,15 @@ def database_trouble(error: Exception) -> str:
 
 
 def _let_go_of_pipes() -> None:
-    """Let what is still to be flushed at the process's end go nowhere: the reader has gone."""
+    """Let what is still to be flushed at the process's end go nowhere where the reader has gone."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, sys.stdout.fileno())
-    except (OSError, ValueError, AttributeError):
-        # Somebody has put something else in its place.
-        pass
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:
+                # Where somebody has put something else in its place there is nothing to do.
+                with suppress(OSError, ValueError, AttributeError):
+                    os.dup2(nowhere, stream.fileno())
     finally:
         os.close(nowhere)

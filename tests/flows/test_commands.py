@@ -285,6 +285,15 @@ def some_progress(command: SpokenCommand) -> None:
         at(2)
 
 
+@pytest.fixture
+def able(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a terminal that can draw a line anew, whatever this one is."""
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+
+
+@pytest.mark.usefixtures("able")
 def test_progress_is_a_bar_on_a_terminal_and_now_and_then_a_line_in_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
     screen, log = Terminal(), io.StringIO()
     spoken(some_progress, screen)
@@ -297,15 +306,19 @@ def test_progress_is_a_bar_on_a_terminal_and_now_and_then_a_line_in_a_log(monkey
     monkeypatch.setattr(output, "_EVERY_SECONDS", 0.0)
     spoken(some_progress, log)
     assert log.getvalue().splitlines() == ["Texts: 1 of 2, 3 hits", "Texts: 2 of 2"]
-    # Where rich is not installed a terminal gets the same lines.
-    monkeypatch.setitem(sys.modules, "rich.console", None)
-    plain = Terminal()
-    spoken(some_progress, plain)
-    assert [
-        re.sub(r"\x1b\[[0-9;]*m", "", line) for line in plain.getvalue().splitlines()
-    ] == log.getvalue().splitlines()
+    # A terminal that cannot draw a line anew, or where rich is not installed, gets the same lines.
+    for change in (
+        lambda: monkeypatch.setenv("TERM", "dumb"),
+        lambda: (monkeypatch.setenv("TERM", "xterm"), monkeypatch.setitem(sys.modules, "rich.console", None)),
+    ):
+        change()
+        plain = Terminal()
+        spoken(some_progress, plain)
+        shown = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in plain.getvalue().splitlines()]
+        assert shown == log.getvalue().splitlines()
 
 
+@pytest.mark.usefixtures("able")
 def test_what_is_noted_meanwhile_is_a_line_above_the_bar() -> None:
     def noting(command: SpokenCommand) -> None:
         with command.progress("Texts", 2) as at:
