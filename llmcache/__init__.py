@@ -6,9 +6,9 @@ The way of one call, and the modules in its order:
 
     extraction    the front door: ``extract`` and its sisters
     hits          calls that a tier answers: nearly all end here
-    batch         many calls as one: the keys read together, equal ones asked once
-    streaming     a value while its answer is being written; ``partials`` of it, and ``server_events`` for a browser
-    decorators    a function's own values, kept as answers are
+    batches       many calls as one: the keys read together, equal ones asked once
+    streams       a value while its answer is being written; ``server_events`` takes it to a browser
+    functions     a function's own values, kept as answers are
     tenancy       whose call it is, where the call does not say
     prepared      what is known of a call before its content, found by its arguments
     answering     from arguments to an answer: the way of every other call
@@ -39,9 +39,8 @@ A step knows only the steps below it. ``conf`` is the one reader of settings
 ``backends`` the two cache backends that a project names in ``CACHES``.
 """
 
-from llmcache.batch import Batch, Finished
+from llmcache.batches.batch import Batch, Finished
 from llmcache.bypassing import bypass
-from llmcache.decorators import CacheInfo, cached
 from llmcache.exceptions import (
     AsyncContext,
     AuthenticationFailed,
@@ -88,6 +87,7 @@ from llmcache.extraction import (
     extract_with_info,
 )
 from llmcache.flushing import aflush, flush
+from llmcache.functions.decorators import CacheInfo, cached
 from llmcache.invalidation import Invalidated, ainvalidate, aundo, invalidate, undo
 from llmcache.money.estimates import SavingsEstimate, estimate_savings
 from llmcache.money.reports import Stats, astats, stats

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 from asgiref.sync import markcoroutinefunction
 
 from llmcache import request
-from llmcache.batch import Batching
+from llmcache.batches.batch import Batching
 from llmcache.engine import process
 from llmcache.engine.call import Answered, Done, Outcome, Reason
 from llmcache.envelope import UNKNOWN_COST
@@ -25,7 +25,7 @@ from llmcache.hits import LOOKED, NO_HIT, Away, Unread, hit, read, value_of
 from llmcache.money.pricing import dollars
 from llmcache.money.usage import Usage
 from llmcache.request import NOT_GIVEN, CacheUse, NotGiven
-from llmcache.streaming import Streaming
+from llmcache.streams.streaming import Streaming
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm

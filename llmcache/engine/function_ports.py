@@ -17,13 +17,13 @@ from typing import Any, Final
 from django.db import connections
 from django.views.decorators.debug import sensitive_variables
 
-from llmcache.decorators import Work
 from llmcache.engine.asyncio_port import AsyncioPort
 from llmcache.engine.call import Attempt, Call, Spent
 from llmcache.engine.log_copy import View
 from llmcache.engine.ports import BlockingPort
 from llmcache.engine.tabs import Tab, open_tab, opened
 from llmcache.envelope import Entry
+from llmcache.functions.decorators import Work
 from llmcache.providers.base import Body, Reply
 from llmcache.providers.functions import NO_REST, RUN
 from llmcache.workers import Workers

@@ -18,7 +18,7 @@ from django.test.utils import CaptureQueriesContext
 from pydantic import BaseModel, field_validator
 
 import llmcache
-from llmcache import batch_work
+from llmcache.batches import work
 from llmcache.engine import process
 from llmcache.testing.sandbox import Sandbox, faults
 from project.demo import data
@@ -574,7 +574,7 @@ def test_a_batch_of_a_hundred_thousand_is_taken_in_windows(provider: Sandbox) ->
 
     found = llmcache.extract_many(items(), Person, progress=watch)
     assert (len(found), provider.calls) == (100_000, 20)
-    assert most <= 3 * batch_work.WINDOW
+    assert most <= 3 * work.WINDOW
     assert found[99_999].name == NAMES[49]
 
 

@@ -28,8 +28,8 @@ from pydantic import BaseModel, Field, PrivateAttr, field_serializer, field_vali
 
 import llmcache
 from llmcache import CacheInfo, cached
-from llmcache.arguments import content_of
 from llmcache.engine import process
+from llmcache.functions.arguments import content_of
 from llmcache.models import CacheEntry, ProviderCall
 from llmcache.testing.sandbox import Sandbox
 from tests.conftest import JournalReader, MovedClock, child_environment, llmcache_settings

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pydantic import AliasChoices, BaseModel, Field, RootModel, field_validator, model_validator
 from typing_extensions import TypedDict
 
-from llmcache.partials import NOTHING, Cuts, Items, partial_value
 from llmcache.response_types import response_type
+from llmcache.streams.partials import NOTHING, Cuts, Items, partial_value
 
 
 class Unit(Enum):

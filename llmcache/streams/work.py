@@ -16,7 +16,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from llmcache.engine import background
 from llmcache.exceptions import ProviderTimeout
-from llmcache.partials import NOTHING, Cuts, Items, partial_value
+from llmcache.streams.partials import NOTHING, Cuts, Items, partial_value
 
 if TYPE_CHECKING:
     from llmcache.engine.background import Errand

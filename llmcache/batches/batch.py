@@ -2,7 +2,7 @@
 
 The items are taken in windows, so that a hundred thousand of them need no more at once than five hundred do. Of each
 window all keys are read together; what no tier has is asked for by a few threads, or by a few tasks of the background
-loop, each the whole way of one call. Items that are alike are asked once. ``batch_work`` does all of that, and is
+loop, each the whole way of one call. Items that are alike are asked once. ``work`` does all of that, and is
 loaded by the first batch.
 """
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypeForm
 
-    from llmcache.batch_items import Asked
-    from llmcache.batch_work import Order
-    from llmcache.bulk_hits import Hits, Source
+    from llmcache.batches.hits import Hits, Source
+    from llmcache.batches.items import Asked
+    from llmcache.batches.work import Order
     from llmcache.engine.runtime import Runtime
     from llmcache.extraction import Extraction
 
@@ -260,7 +260,7 @@ class Batching:
         which is kept; nothing else is begun. Raises what ``extract`` does; ``InvalidRequest`` too for what is wrong
         with the whole batch.
         """
-        from llmcache import batch_work
+        from llmcache.batches import work
         from llmcache.extraction import require_no_loop
 
         require_no_loop("extract_many")
@@ -268,7 +268,7 @@ class Batching:
         order = self._order(
             process.current(), contents, response_model, own, options, content, on_error, concurrency, progress
         )
-        return batch_work.gather(order)
+        return work.gather(order)
 
     @overload
     def aextract_many(
@@ -320,7 +320,7 @@ class Batching:
         Arguments and context are read at the call, and the items where it is awaited. What the provider is asked is
         asked in the background loop: who is cancelled stops what has not begun, and what has begun is kept.
         """
-        from llmcache import batch_work
+        from llmcache.batches import work
 
         own = tenant, subject, tags
         try:
@@ -337,7 +337,7 @@ class Batching:
             )
         except Exception as error:  # noqa: BLE001  # what goes wrong is raised where the call is awaited
             return _raised(error)
-        return batch_work.agather(order)
+        return work.agather(order)
 
     @overload
     def as_completed(
@@ -387,7 +387,7 @@ class Batching:
 
         Arguments and context are read at the call. Whoever leaves the loop stops what has not begun.
         """
-        from llmcache import batch_work
+        from llmcache.batches import work
 
         own = tenant, subject, tags
         order = self._order(
@@ -395,7 +395,7 @@ class Batching:
             *(contents, response_model, own, options, content, on_error, concurrency, progress),
             keeps_items=True,
         )
-        return batch_work.afinished(order)
+        return work.afinished(order)
 
     def _order(
         self,
@@ -407,7 +407,7 @@ class Batching:
         *how: Any,
         keeps_items: bool = False,
     ) -> Order:
-        from llmcache.batch_work import Order
+        from llmcache.batches.work import Order
 
         options = tuple(given.pop(name, NOT_GIVEN) for name in request.OPTIONS)
         return Order(

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 from django.views.decorators.debug import sensitive_variables
 
 from llmcache.answering import call_of
-from llmcache.decorators import Work
 from llmcache.engine.background import Errand
 from llmcache.engine.call import Answered, Call
 from llmcache.engine.counts import tally_of
@@ -32,12 +31,13 @@ from llmcache.engine.policy import Port, resolve
 from llmcache.engine.ports import run
 from llmcache.engine.tabs import Tab, open_tab, opened
 from llmcache.exceptions import InputTooLarge, LLMCacheError, NotCached
+from llmcache.functions.decorators import Work
+from llmcache.functions.round_trip import LostError, RoundTrip
 from llmcache.kinds import version_of
 from llmcache.plans import Plan
 from llmcache.prepared import Prepared
 from llmcache.providers.functions import RUN, FunctionProvider
 from llmcache.response_types import response_type
-from llmcache.round_trip import LostError, RoundTrip
 
 if TYPE_CHECKING:
     from llmcache.engine.runtime import Runtime

@@ -2,7 +2,7 @@
 
 A stream is an ordinary call that is told its answer piece by piece. It flies, pays, validates and stores as any other;
 only who waits for it is given what is there already. A repeat yields the same sequence, made of the answer that is
-kept: see ``partials``. ``stream_work`` does all of that, and is loaded by the first stream.
+kept: see ``partials``. ``work`` does all of that, and is loaded by the first stream.
 
 What can go wrong, and the rule against it:
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
     from llmcache.engine.runtime import Runtime
-    from llmcache.stream_work import Yields
+    from llmcache.streams.work import Yields
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class Streaming:
 
         Raises what ``extract`` does, also between two values.
         """
-        from llmcache.stream_work import Yields
+        from llmcache.streams.work import Yields
 
         _require_no_loop("extract_partial")
         return self._stream(content, response_model, options, Yields())
@@ -65,27 +65,27 @@ class Streaming:
         An answer with an item that is not valid is an error as a whole: the items before it are yielded, and then
         ``ValidationFailed`` is raised. All else as ``extract_partial``.
         """
-        from llmcache.stream_work import YieldsItems
+        from llmcache.streams.work import YieldsItems
 
         _require_no_loop("extract_iterable")
         return self._stream(content, _list_of(item), options, YieldsItems(item))
 
     def aextract_partial(self, content: str, response_model: TypeForm[T], **options: Any) -> AsyncGenerator[T, None]:
         """Do as ``extract_partial``, for ``async for``. A plain function: what it depends on is read at the call."""
-        from llmcache.stream_work import Yields
+        from llmcache.streams.work import Yields
 
         return self._astream(content, response_model, options, Yields())
 
     def aextract_iterable(self, content: str, item: TypeForm[T], **options: Any) -> AsyncGenerator[T, None]:
         """Do as ``extract_iterable``, for ``async for``."""
-        from llmcache.stream_work import YieldsItems
+        from llmcache.streams.work import YieldsItems
 
         return self._astream(content, _list_of(item), options, YieldsItems(item))
 
     def _stream(
         self, content: Any, response_model: Any, options: dict[str, Any], yields: Yields
     ) -> Generator[Any, None, None]:
-        from llmcache.stream_work import values_of
+        from llmcache.streams.work import values_of
 
         now = process.current()
         given = self._given(now, content, response_model, options)
@@ -96,7 +96,7 @@ class Streaming:
     def _astream(
         self, content: Any, response_model: Any, options: dict[str, Any], yields: Yields
     ) -> AsyncGenerator[Any, None]:
-        from llmcache.stream_work import avalues_of
+        from llmcache.streams.work import avalues_of
 
         now = process.current_if_made()
         return avalues_of(now, self._given(now, content, response_model, options), copy_context(), yields)

@@ -23,15 +23,15 @@ from django.views.decorators.debug import sensitive_variables
 from pydantic import ValidationError
 
 from llmcache import request, workers
-from llmcache.batch import Batch, Ended, Finished, Progress
-from llmcache.batch_items import Asked, Intake, aitems_of, items_of, size_of
+from llmcache.batches.batch import Batch, Ended, Finished, Progress
+from llmcache.batches.items import Asked, Intake, aitems_of, items_of, size_of
 from llmcache.engine import process
 from llmcache.exceptions import InvalidRequest, LLMCacheError
 from llmcache.extraction import own_copy, seconds_of
 from llmcache.loading import first_time
 
 if TYPE_CHECKING:
-    from llmcache.bulk_hits import BulkHits, Hits, Left
+    from llmcache.batches.hits import BulkHits, Hits, Left
     from llmcache.engine.background import Errand
     from llmcache.engine.call import Done, Outcome
     from llmcache.engine.runtime import Runtime
@@ -88,7 +88,7 @@ class Order:
     def begin(self) -> _Sorting:
         """Return what keeps the items apart. May take a second the first time; raises what is wrong with the call."""
         with first_time("answering"):
-            from llmcache.bulk_hits import BulkHits
+            from llmcache.batches.hits import BulkHits
 
             self.now = process.current() if self.now is None else self.now
         bulk = BulkHits(self.now, self.response_model, self.params)
@@ -188,7 +188,7 @@ class _Sorting:
 
     @sensitive_variables()
     def _shared(self, left: Left, entry: Entry, outcome: Outcome, tier: str | None) -> Ended:
-        from llmcache.bulk_hits import Moment, Source
+        from llmcache.batches.hits import Moment, Source
 
         try:
             value = left.sort.prepared.validate(entry.answer)
@@ -203,7 +203,7 @@ class _Sorting:
     @sensitive_variables()
     def answered(self, left: Left, done: Done) -> list[Ended]:
         """Return what has ended with the answer to an item."""
-        from llmcache.bulk_hits import Moment, Source
+        from llmcache.batches.hits import Moment, Source
 
         answered, moment = done.answered, Moment()
         moment.at, moment.seconds = done.at, done.seconds

@@ -1,47 +1,37 @@
 """``@cached``: a function's values kept as a provider's answers are, by its arguments.
 
-Found in memory is what nearly all calls want: that is here. ``function_calls`` does all else, and is loaded by the
+Found in memory is what nearly all calls want: that is here. ``calls`` does all else, and is loaded by the
 first call that memory does not answer.
 """
 
 from __future__ import annotations
 
 import inspect
-import sys
-import typing
 
 # The public twin raises where there is no loop, which would cost a hit 0.3 µs.
 from asyncio import _get_running_loop as running_loop  # pyright: ignore[reportPrivateUsage]
 from collections.abc import (
     AsyncGenerator,
-    AsyncIterable,
     AsyncIterator,
     Callable,
     Collection,
     Coroutine,
-    Generator,
-    Iterable,
     Iterator,
     Mapping,
 )
 from datetime import timedelta
 from functools import partial, update_wrapper
-from pathlib import PurePath
-from types import SimpleNamespace
 from typing import (
     TYPE_CHECKING,
     Any,
     Concatenate,
     Final,
     Generic,
-    Literal,
     NamedTuple,
     NoReturn,
     ParamSpec,
     TypeVar,
     cast,
-    get_args,
-    get_origin,
     overload,
 )
 
@@ -49,13 +39,14 @@ from asgiref.sync import markcoroutinefunction, sync_to_async
 
 from llmcache import request
 from llmcache.engine import process
-from llmcache.exceptions import AsyncContext, ConfigurationError, InvalidRequest, UnsupportedType
+from llmcache.exceptions import AsyncContext, InvalidRequest
+from llmcache.functions.definitions import annotation_of, function_of, is_method, module_of, require_no_hidden, shape_of
 from llmcache.hits import LOOKED, NO_HIT, known_hit
 from llmcache.request import NOT_GIVEN, CacheUse, NotGiven
 
 if TYPE_CHECKING:
     from llmcache.engine.runtime import Runtime
-    from llmcache.function_calls import Ready
+    from llmcache.functions.calls import Ready
     from llmcache.prepared import Prepared
 
 P = ParamSpec("P")
@@ -69,10 +60,8 @@ MAX_KNOWN_CHARACTERS: Final = 2**20
 _PLAIN: Final = frozenset({str, int, bool, bytes, type(None)})
 """Types of arguments that are remembered: equal ones of one type are one key. 0.0 and -0.0 are equal, and are not."""
 _OWN: Final = ("tenant", "subject", "tags")
-_ITERATED: Final = (Iterator, Iterable, Generator, AsyncIterator, AsyncIterable, AsyncGenerator)
 _TENANT: Final = request.OPTIONS.index("tenant")
 
-_Shape = Literal["sync", "async", "generator", "async generator"]
 Tell = Callable[..., Any]
 _Asked = tuple[bytes, dict[str, Any]]
 """What stands for a call's arguments in its key, and its options."""
@@ -116,13 +105,14 @@ class Cached(Generic[P, R]):
     def __init__(self, function: Callable[P, R], given: _Given) -> None:
         self._function: Any = function
         self._given = given
-        self._shape = _shape_of(function)
+        self._shape = shape_of(function)
         self._signature = inspect.signature(function)
-        self._name = f"{_module_of(self._function)}.{function.__qualname__}"
+        self._name = f"{module_of(self._function)}.{function.__qualname__}"
         self._kind = str(given.options.get("kind", getattr(function, "__name__", "function")))[:100]
-        self._method = _is_method(self._signature, function.__qualname__)
-        _require_no_hidden(function, given)
-        self._annotation = _annotation_of(self._function, self._shape)
+        self._method = is_method(self._signature, function.__qualname__)
+        if given.key is None and "version" not in given.options:
+            require_no_hidden(function, Cached)
+        self._annotation = annotation_of(self._function, self._shape)
         self._ready: Ready | None = None
         self._known: dict[Any, tuple[Prepared, bytes]] = {}
         self._characters = 0
@@ -230,7 +220,7 @@ class Cached(Generic[P, R]):
         lookup, value = self._in_memory(now, args, kwargs, in_memory=False)
         if value is not NO_HIT and value is not LOOKED:
             return value
-        from llmcache.function_calls import answer
+        from llmcache.functions.calls import answer
 
         ready, content, options = self._asked(now, args, kwargs)
         work = self._work(args, kwargs, content)
@@ -252,7 +242,7 @@ class Cached(Generic[P, R]):
 
     async def _awaited(self, now: Runtime | None, lookup: Any, bound: _Asked, work: Work) -> Any:
         ready = await self._aready(now)
-        from llmcache.function_calls import aanswer
+        from llmcache.functions.calls import aanswer
 
         call = ready.call(*bound, work, awaited=True)
         self._keep(lookup, ready.prepared(call), call.key)
@@ -261,7 +251,7 @@ class Cached(Generic[P, R]):
     def _iterate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
         if running_loop() is not None:
             _raise_async_context(self._name)
-        from llmcache.function_calls import iterate
+        from llmcache.functions.calls import iterate
 
         ready, content, options = self._asked(process.current(), args, kwargs)
         work = self._work(args, kwargs, content)
@@ -276,7 +266,7 @@ class Cached(Generic[P, R]):
         from contextlib import aclosing
 
         ready = await self._aready(now)
-        from llmcache.function_calls import aiterate
+        from llmcache.functions.calls import aiterate
 
         async with aclosing(aiterate(ready, ready.call(*bound, work, awaited=True), work)) as items:
             async for item in items:
@@ -335,7 +325,7 @@ class Cached(Generic[P, R]):
         return Work(partial(self._function, *args, **kwargs), lambda: self._content(args, kwargs) != content)
 
     def _content(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-        from llmcache.arguments import content_of, content_of_key
+        from llmcache.functions.arguments import content_of, content_of_key
 
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
@@ -371,10 +361,10 @@ class Cached(Generic[P, R]):
         ready = self._ready
         if ready is not None and ready.now is now and ready.is_current():
             return ready
-        from llmcache.function_calls import Ready
+        from llmcache.functions.calls import Ready
 
         if self._annotation is None:
-            self._annotation = _annotation_of(self._function, self._shape, last=True)
+            self._annotation = annotation_of(self._function, self._shape, last=True)
         item = self._annotation if "generator" in self._shape else None
         annotation = self._annotation if item is None else list[cast("Any", item)]
         ready = Ready(now, self._name, self._kind, annotation, item=item)
@@ -476,8 +466,8 @@ def cached(function: Any = None, /, *, key: Tell | None = None, **options: Any) 
     """
     given = _given_of(key, options)
     if function is None:
-        return lambda function: Cached(_function_of(function), given)
-    return Cached(_function_of(function), given)
+        return lambda function: Cached(function_of(function), given)
+    return Cached(function_of(function), given)
 
 
 def _given_of(key: Any, options: dict[str, Any]) -> _Given:
@@ -492,111 +482,6 @@ def _given_of(key: Any, options: dict[str, Any]) -> _Given:
         given["kind"] = request.word("kind", given["kind"], most=100)
     tells = {name: given.pop(name) for name in _OWN if callable(given.get(name))}
     return _Given(given, tells, key)
-
-
-def _function_of(function: Any) -> Any:
-    if isinstance(function, (classmethod, staticmethod)):
-        raise ConfigurationError(
-            f"@cached stands above @{type(function).__name__}. Write it below: the function itself is what is cached."
-        )
-    if not inspect.isfunction(function):
-        raise ConfigurationError(
-            f"@cached takes a function, not a {type(cast('object', function)).__name__}. Its own arguments are passed "
-            "by name: @cached(ttl=3600)."
-        )
-    return function
-
-
-def _module_of(function: Any) -> str:
-    if function.__module__ != "__main__":
-        return function.__module__
-    # Every program has a module of this name: by its own name, where it is run by that, or by its file's.
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    return spec.name if spec is not None else f"__main__.{PurePath(function.__code__.co_filename).stem}"
-
-
-def _shape_of(function: Any) -> _Shape:
-    if inspect.isasyncgenfunction(function):
-        return "async generator"
-    if inspect.iscoroutinefunction(function):
-        return "async"
-    return "generator" if inspect.isgeneratorfunction(function) else "sync"
-
-
-def _is_method(signature: inspect.Signature, qualname: str) -> bool:
-    first = next(iter(signature.parameters), "")
-    inside = qualname.rpartition(".")[0]
-    return first in ("self", "cls") and bool(inside) and not inside.endswith("<locals>")
-
-
-def _require_no_hidden(function: Any, given: _Given) -> None:
-    """Raise ``ConfigurationError`` for a function that depends on what neither its name nor its arguments tell."""
-    if given.key is not None or "version" in given.options:
-        return
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            held = cell.cell_contents
-        except ValueError:
-            continue
-        if not (inspect.isroutine(held) or inspect.isclass(held) or inspect.ismodule(held) or isinstance(held, Cached)):
-            raise ConfigurationError(
-                f"{function.__qualname__}() uses {name!r} of the function that it is defined in, which is not in its "
-                "key: two functions made so would share their values. Make it an argument, or give @cached a version= "
-                "or key= that tells them apart."
-            )
-
-
-def _annotation_of(function: Any, shape: str, *, last: bool = False) -> Any:
-    """Return the type of a function's values, or of a generator's items; None for one that is not defined yet."""
-    where = f"{function.__qualname__}()"
-    written = function.__annotations__.get("return", inspect.Signature.empty)
-    if written is inspect.Signature.empty or written in (None, "None", Any, "Any"):
-        raise UnsupportedType(
-            f"{where} does not say in an annotation what it returns, so its values cannot be kept. Annotate it with a "
-            "type that llmcache.extract takes: -> Ticket, or -> list[Ticket]."
-        )
-    names = _names_round(function)
-    try:
-        found: Any = typing.get_type_hints(
-            SimpleNamespace(__annotations__={"return": written}), function.__globals__, names, include_extras=True
-        )["return"]
-    except NameError as error:
-        if not last:
-            return None
-        raise UnsupportedType(
-            f"The return annotation of {where} refers to {error.name or 'a name'}, which is not defined. Define it, or "
-            "import it outside of TYPE_CHECKING."
-        ) from None
-    origin = get_origin(found) or found
-    is_iterated = origin in _ITERATED
-    if "generator" in shape:
-        items = get_args(found)
-        if not is_iterated or not items:
-            raise UnsupportedType(
-                f"{where} is a generator function. Annotate it with what its items are: -> Iterator[Ticket], or "
-                "-> AsyncIterator[Ticket] for an asynchronous one."
-            )
-        found = items[0]
-    elif is_iterated:
-        raise UnsupportedType(
-            f"{where} returns an iterator, which can be gone through once only. Make it a generator function, or let "
-            "it return a list."
-        )
-    from llmcache.response_types import response_type
-
-    response_type(found)
-    return found
-
-
-def _names_round(function: Any) -> dict[str, Any]:
-    """Return what the functions round a function have defined that it uses."""
-    found: dict[str, Any] = {}
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            found[name] = cell.cell_contents
-        except ValueError:
-            continue
-    return found
 
 
 def _raise_async_context(name: str) -> NoReturn:

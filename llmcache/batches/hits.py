@@ -25,7 +25,7 @@ from llmcache.request import NOT_GIVEN
 from llmcache.response_types import error_facts
 
 if TYPE_CHECKING:
-    from llmcache.batch_items import Asked
+    from llmcache.batches.items import Asked
     from llmcache.engine.runtime import Runtime
 
 _NO_KEY: Final = b""
