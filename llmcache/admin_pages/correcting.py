@@ -29,6 +29,7 @@ from llmcache.admin_pages.correction_form import CorrectionForm, editable
 from llmcache.admin_pages.entry_contents import EntryContents
 from llmcache.admin_pages.entry_page import EntryPage
 from llmcache.admin_pages.lists import may
+from llmcache.admin_pages.users import name_of
 from llmcache.engine import process
 from llmcache.engine.log_copy import View
 from llmcache.exceptions import InvalidRequest
@@ -310,12 +311,6 @@ class EntryCorrecting(EntryContents, EntryPage):
         response = TemplateResponse(request, f"admin/llmcache/correction/{name}.html", whole)
         add_never_cache_headers(response)
         return response
-
-
-def name_of(request: HttpRequest) -> str:
-    """Return by what name a user stands in the log."""
-    user: Any = request.user
-    return str(user.get_username())[:200]
 
 
 def _elsewhere() -> str:

@@ -23,8 +23,8 @@ from pydantic import ValidationError
 from llmcache import corrections
 from llmcache.admin_pages import columns, contents, filters
 from llmcache.admin_pages.columns import Fact, Group, known
-from llmcache.admin_pages.correcting import name_of
 from llmcache.admin_pages.lists import LedgerAdmin, as_hex, beginning, may
+from llmcache.admin_pages.users import name_of
 from llmcache.engine import process
 from llmcache.exceptions import InvalidRequest
 from llmcache.models import CacheEntry, Correction, Invalidation

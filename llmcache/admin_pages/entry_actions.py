@@ -32,6 +32,7 @@ from llmcache.admin_pages.columns import Fact, Group, number
 from llmcache.admin_pages.entry_changes import ACTIONS, Outcome, carry_out
 from llmcache.admin_pages.entry_page import EntryPage
 from llmcache.admin_pages.lists import may, selected_ids
+from llmcache.admin_pages.users import name_of
 from llmcache.admin_pages.whereabouts import Look
 from llmcache.dashboard import figures
 from llmcache.engine import process
@@ -39,7 +40,6 @@ from llmcache.models import CacheEntry, ProviderCall
 from llmcache.money.pricing import dollars
 from llmcache.refusals import REASONS
 
-_MOST_USER: Final = 200
 _SENT: Final = "llmcache_acted"
 """Under which a session keeps which forms were sent."""
 _MOST_SENT: Final = 20
@@ -178,7 +178,7 @@ class EntryActions(EntryPage):
         if self._was_sent_before(request):
             self.message_user(request, _("It was done already."), messages.WARNING)
             return HttpResponseRedirect(back)
-        for entry in carry_out(action, entries, form, _name_of(request), outcome):
+        for entry in carry_out(action, entries, form, name_of(request), outcome):
             self.log_change(request, entry, str(action.history))
         self.message_user(request, outcome.told(action), outcome.level)
         return HttpResponseRedirect(back)
@@ -194,11 +194,6 @@ class EntryActions(EntryPage):
             # Before anything is done, for that takes its time.
             request.session.save()
         return False
-
-
-def _name_of(request: HttpRequest) -> str:
-    user: Any = request.user
-    return str(user.get_username())[:_MOST_USER]
 
 
 def _about(entries: Sequence[CacheEntry]) -> list[Fact]:

@@ -8,12 +8,11 @@ from datetime import datetime
 from typing import Any, Final
 
 from django.contrib import admin, messages
-from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db import models, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import reverse
 from django.utils.cache import add_never_cache_headers
 from django.utils.decorators import method_decorator
 from django.utils.html import format_html
@@ -22,16 +21,17 @@ from django.utils.text import Truncator
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
-from django.views.decorators.http import require_POST
 
 import llmcache
 from llmcache.admin_pages import columns, filters
 from llmcache.admin_pages.columns import Fact, Group, known, number
 from llmcache.admin_pages.invalidation_form import InvalidationForm
-from llmcache.admin_pages.lists import LedgerAdmin, as_hex, beginning
+from llmcache.admin_pages.lists import as_hex, beginning
+from llmcache.admin_pages.undoing import Undoing
+from llmcache.admin_pages.users import name_of
 from llmcache.engine import process
 from llmcache.exceptions import InvalidRequest
-from llmcache.models import MAX_CONDITION, MAX_NAME, CacheEntry, Correction, Invalidation, PlannedInvalidation
+from llmcache.models import MAX_CONDITION, CacheEntry, Correction, Invalidation, PlannedInvalidation
 
 ALIKE_SHOWN: Final = 5
 WORDS: Final = 80
@@ -52,8 +52,6 @@ _DONE: Final = "llmcache_invalidated"
 _MOST_DONE: Final = 20
 _ONCE: Final = 32
 """Characters by which a form that was previewed is told from others."""
-# A project may have a user model of its own.
-_MOST_USER: Final = MAX_NAME
 
 
 def state_badge(row: Invalidation) -> SafeString:
@@ -81,7 +79,7 @@ def conditions_of(row: Invalidation | PlannedInvalidation) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-class InvalidationAdmin(LedgerAdmin):
+class InvalidationAdmin(Undoing):
     """What was invalidated, the newest first. Rows are made and undone here, never changed otherwise."""
 
     list_display = ("made_column", "conditions_column", "state_column", "reason_column", "made_by_column")
@@ -98,11 +96,6 @@ class InvalidationAdmin(LedgerAdmin):
         """Return whether this user may invalidate."""
         user: Any = request.user
         return user.has_perm("llmcache.add_invalidation")
-
-    def has_undo_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return whether this user may undo what they can see."""
-        user: Any = request.user
-        return self.has_view_permission(request, obj) and user.has_perm("llmcache.undo_invalidation")
 
     # The list
 
@@ -202,7 +195,7 @@ class InvalidationAdmin(LedgerAdmin):
         """Return whether it can be undone, and which others go on if it is."""
         here = process.current().namespace
         return {
-            "can_undo": row.active and self.has_undo_permission(request, row),
+            "can_undo": self.can_undo(row) and self.has_undo_permission(request, row),
             "undo_address": self.address("undo", row.pk),
             "correction_address": self._correction_address(request, row),
             "other_namespace": here if row.namespace != here else None,
@@ -225,34 +218,19 @@ class InvalidationAdmin(LedgerAdmin):
         rows = Invalidation.objects.using(self.database()).filter(active=True, **same).exclude(pk=row.pk)
         return rows.order_by("-pk")[:ALIKE_SHOWN]
 
-    def own_urls(self) -> list[URLPattern]:
-        """Add the address of undoing, which is only posted to."""
-        view = self.admin_site.admin_view(require_POST(self.undo_view))
-        name = f"{self.opts.app_label}_{self.opts.model_name}_undo"
-        return [path("<path:object_id>/undo/", view, name=name)]
+    # Undoing
 
-    def undo_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Undo an invalidation, and show it."""
-        if not self.has_undo_permission(request):
-            raise PermissionDenied
-        row: Any = self.get_object(request, unquote(object_id))
-        if row is None:
-            # As Django does for the page of a row that is gone.
-            django: Any = super()
-            return django._get_obj_does_not_exist_redirect(request, self.opts, object_id)
-        try:
-            with transaction.atomic(using=self.database()):
-                undone = llmcache.undo(row, user=_name_of(request))
-                if undone:
-                    self.log_change(request, row, _("Undone."))
-        except InvalidRequest:
-            told = _("It belongs to another name space, and can be undone by a process of that alone.")
-            self.message_user(request, told, messages.ERROR)
-        else:
-            self._tell_of_undo(request, row, undone)
-        return HttpResponseRedirect(self.address_of(row))
+    undone_message = gettext_lazy("Undone.")
+    other_namespace_message = gettext_lazy(
+        "It belongs to another name space, and can be undone by a process of that alone."
+    )
 
-    def _tell_of_undo(self, request: HttpRequest, row: Invalidation, undone: bool) -> None:
+    def can_undo(self, row: Invalidation) -> bool:
+        """Return whether it is in force."""
+        return row.active
+
+    def tell_of_undo(self, request: HttpRequest, row: Invalidation, undone: bool) -> None:
+        """Say whether its answers are served again."""
         if not undone:
             self.message_user(request, _("It was undone already."), messages.WARNING)
         elif any(self._alike(row)):
@@ -302,7 +280,7 @@ class InvalidationAdmin(LedgerAdmin):
             self.message_user(request, _("It was done already."), messages.WARNING)
             return HttpResponseRedirect(done[once])
         with transaction.atomic(using=self.database()):
-            made = llmcache.invalidate(**form.arguments(), reason=form.cleaned_data["reason"], user=_name_of(request))
+            made = llmcache.invalidate(**form.arguments(), reason=form.cleaned_data["reason"], user=name_of(request))
             model = Invalidation if made.due_at is None else PlannedInvalidation
             row = model._default_manager.using(self.database()).get(uid=made.id)
             self.log_addition(request, row, _("Invalidated.") if made.due_at is None else _("Planned."))
@@ -350,11 +328,6 @@ class InvalidationAdmin(LedgerAdmin):
         response = TemplateResponse(request, f"admin/llmcache/invalidation/{name}.html", whole)
         add_never_cache_headers(response)
         return response
-
-
-def _name_of(request: HttpRequest) -> str:
-    user: Any = request.user
-    return str(user.get_username())[:_MOST_USER]
 
 
 def shown(name: str, value: str) -> str | SafeString:

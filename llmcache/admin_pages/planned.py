@@ -8,25 +8,19 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin, messages
-from django.contrib.admin.utils import unquote
-from django.core.exceptions import PermissionDenied
-from django.db import models, transaction
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import URLPattern, path
+from django.db import models
+from django.http import HttpRequest
 from django.utils.safestring import SafeString
 from django.utils.text import Truncator
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
-from django.views.decorators.http import require_POST
 
-import llmcache
 from llmcache.admin_pages import columns, filters
 from llmcache.admin_pages.columns import Fact, Group, known
-from llmcache.admin_pages.correcting import name_of
 from llmcache.admin_pages.invalidations import NAMES, WORDS, conditions_of, in_words, shown
-from llmcache.admin_pages.lists import LedgerAdmin, as_hex, beginning
+from llmcache.admin_pages.lists import as_hex, beginning
+from llmcache.admin_pages.undoing import Undoing
 from llmcache.engine import process
-from llmcache.exceptions import InvalidRequest
 from llmcache.models import Invalidation, PlannedInvalidation
 
 
@@ -39,7 +33,7 @@ def planned_badge(row: PlannedInvalidation) -> SafeString:
     return columns.badge(_("in force") if row.in_force_at else _("called off"), "quiet")
 
 
-class PlannedInvalidationAdmin(LedgerAdmin):
+class PlannedInvalidationAdmin(Undoing):
     """What is to be invalidated, and when; the last to come first."""
 
     list_display = ("due_column", "conditions_column", "state_column", "reason_column", "made_by_column")
@@ -47,11 +41,6 @@ class PlannedInvalidationAdmin(LedgerAdmin):
     search_fields = ("uid",)
     search_help_text = gettext_lazy("The beginning of an id.")
     change_form_template = "admin/llmcache/plannedinvalidation/row.html"
-
-    def has_undo_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return whether this user may call off what they can see."""
-        user: Any = request.user
-        return self.has_view_permission(request, obj) and user.has_perm("llmcache.undo_invalidation")
 
     # The list
 
@@ -124,35 +113,25 @@ class PlannedInvalidationAdmin(LedgerAdmin):
         """Return whether it can be called off."""
         here = process.current().namespace
         return {
-            "can_undo": row.is_open and self.has_undo_permission(request, row),
+            "can_undo": self.can_undo(row) and self.has_undo_permission(request, row),
             "undo_address": self.address("undo", row.pk),
             "other_namespace": here if row.namespace != here else None,
         }
 
-    def own_urls(self) -> list[URLPattern]:
-        """Add the address of calling off, which is only posted to."""
-        view = self.admin_site.admin_view(require_POST(self.undo_view))
-        name = f"{self.opts.app_label}_{self.opts.model_name}_undo"
-        return [path("<path:object_id>/undo/", view, name=name)]
+    # Calling off
 
-    def undo_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Call a plan off, and show it."""
-        if not self.has_undo_permission(request):
-            raise PermissionDenied
-        row: Any = self.get_object(request, unquote(object_id))
-        if row is None:
-            # As Django does for the page of a row that is gone.
-            django: Any = super()
-            return django._get_obj_does_not_exist_redirect(request, self.opts, object_id)
-        if not row.is_open:
+    undone_message = gettext_lazy("Called off.")
+    other_namespace_message = gettext_lazy(
+        "It belongs to another name space, and can be called off by a process of that alone."
+    )
+
+    def can_undo(self, row: PlannedInvalidation) -> bool:
+        """Return whether it is to come."""
+        return row.is_open
+
+    def tell_of_undo(self, request: HttpRequest, row: PlannedInvalidation, undone: bool) -> None:  # noqa: ARG002
+        """Say whether it was called off."""
+        if undone:
+            self.message_user(request, _("Called off. It does not come into force."), messages.SUCCESS)
+        else:
             self.message_user(request, _("It was called off already, or is in force."), messages.WARNING)
-            return HttpResponseRedirect(self.address_of(row))
-        try:
-            with transaction.atomic(using=self.database()):
-                if llmcache.undo(row.uid, user=name_of(request)):
-                    self.log_change(request, row, _("Called off."))
-                    self.message_user(request, _("Called off. It does not come into force."), messages.SUCCESS)
-        except InvalidRequest:
-            told = _("It belongs to another name space, and can be called off by a process of that alone.")
-            self.message_user(request, told, messages.ERROR)
-        return HttpResponseRedirect(self.address_of(row))

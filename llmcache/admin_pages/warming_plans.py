@@ -21,8 +21,8 @@ from django.views.decorators.http import require_POST
 
 from llmcache.admin_pages import columns, filters
 from llmcache.admin_pages.columns import known, number
-from llmcache.admin_pages.correcting import name_of
 from llmcache.admin_pages.lists import LedgerAdmin, may
+from llmcache.admin_pages.users import name_of
 from llmcache.admin_pages.warming_plan_form import Source, WarmingPlanForm
 from llmcache.admin_pages.warming_runs import run_badge
 from llmcache.dashboard import figures

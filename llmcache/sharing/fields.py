@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Mapping
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 from django.views.decorators.debug import sensitive_variables
 
+from llmcache import strict_json
 from llmcache.exceptions import InvalidRequest
 from llmcache.money.facts import TOKENS
 from llmcache.request import MAX_TAGS, MAX_WORD
@@ -28,36 +27,12 @@ class UnusableLineError(Exception):
 def parsed(line: bytes) -> dict[str, Any]:
     """Return the object that a line holds. Raises ``UnusableLineError``."""
     try:
-        value = json.loads(decoded(line), object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
-    except json.JSONDecodeError as error:
-        raise UnusableLineError(f"is no JSON: {error.msg} at character {error.colno}.") from None
+        value = strict_json.load(decoded(line))
     except InvalidRequest as error:
         raise UnusableLineError(str(error)) from None
-    except RecursionError:
-        raise UnusableLineError("is nested too deeply.") from None
-    except ValueError:
-        raise UnusableLineError("has a number of too many digits.") from None
     if not isinstance(value, dict):
         raise UnusableLineError("must be a JSON object.")
-    return value
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise UnusableLineError("has the same name twice in one object.")
-    return found
-
-
-def _constant(name: str) -> NoReturn:
-    raise UnusableLineError(f"has {name}, which is no JSON.")
-
-
-def _float(digits: str) -> float:
-    number = float(digits)
-    if not math.isfinite(number):
-        raise UnusableLineError("has a number that is too large.")
-    return number
+    return cast("dict[str, Any]", value)
 
 
 class Fields:

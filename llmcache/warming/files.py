@@ -6,13 +6,13 @@ Nothing of a line's text is in an error: it has the place, as ``texts.csv:7``, w
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn, cast
 
+from llmcache import strict_json
 from llmcache.exceptions import InvalidRequest
 from llmcache.request import encode_text, split_params
 from llmcache.setting_values import nearest
@@ -86,41 +86,15 @@ def _require_known(names: Iterable[str]) -> None:
 
 def _json(line: bytes) -> object:
     text = decoded(line)
-    try:
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
-        if "\\u" in text:
+    value = strict_json.load(text)
+    if "\\u" in text:
+        try:
             json.dumps(value, ensure_ascii=False).encode()
-    except json.JSONDecodeError as error:
-        raise InvalidRequest(f"is no JSON: {error.msg} at character {error.colno}.") from None
-    except RecursionError:
-        raise InvalidRequest("is nested too deeply.") from None
-    except UnicodeEncodeError:
-        raise InvalidRequest("has a lone surrogate, which UTF-8 cannot express. Mend the source.") from None
-    except InvalidRequest:
-        raise
-    except ValueError:
-        raise InvalidRequest("has a number of too many digits.") from None
+        except UnicodeEncodeError:
+            raise InvalidRequest("has a lone surrogate, which UTF-8 cannot express. Mend the source.") from None
     if not isinstance(value, (str, dict)):
         raise InvalidRequest('must be a JSON string, or an object with "content".')
-    return value
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise InvalidRequest("has the same name twice in one object.")
-    return found
-
-
-def _constant(name: str) -> NoReturn:
-    raise InvalidRequest(f"has {name}, which is no JSON.")
-
-
-def _float(digits: str) -> float:
-    number = float(digits)
-    if not math.isfinite(number):
-        raise InvalidRequest("has a number that is too large.")
-    return number
+    return cast("object", value)
 
 
 # CSV
