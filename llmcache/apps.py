@@ -1,6 +1,6 @@
 """The Django app."""
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 
 
 class LLMCacheConfig(AppConfig):
@@ -19,3 +19,7 @@ class LLMCacheConfig(AppConfig):
         checks.register()
         gate.watch()
         isolation.watch()
+        if apps.is_installed("django_celery_beat"):
+            from llmcache.contrib import celery_beat
+
+            celery_beat.watch()

@@ -105,6 +105,17 @@ def run_plan(pk: int) -> None:
     share_out(plans.run_plan(pk, made_by=_BY).uid)
 
 
+@shared_task(name="llmcache.tasks.run_plan_if_due", **_OPTIONS)
+@_quietly
+def run_plan_if_due(pk: int) -> None:
+    """Do as ``run_plan`` for one whose crontab says that it is time, unless that was seen to already."""
+    from llmcache.sending import share_out
+    from llmcache.warming import plans
+
+    if plans.take_due(pk):
+        share_out(plans.run_plan(pk, made_by=_BY).uid)
+
+
 @shared_task(name="llmcache.tasks.run_due_plans", **_OPTIONS)
 @_quietly
 def run_due_plans() -> None:

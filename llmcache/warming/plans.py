@@ -103,17 +103,24 @@ def due_plans(now: datetime | None = None) -> list[WarmingPlan]:
     runtime = process.current()
     runtime.require_database()
     moment = now or datetime.now(UTC)
-    plans = WarmingPlan.objects.using(runtime.settings.database)
-    found: list[WarmingPlan] = []
-    for plan in plans.filter(enabled=True).exclude(crontab=""):
-        at = next_due(plan, moment)
-        if at is None or at > moment:
-            continue
-        same = plans.filter(pk=plan.pk, enabled=True)
-        same = same.filter(due_at__isnull=True) if plan.due_at is None else same.filter(due_at=plan.due_at)
-        if same.update(due_at=stored_time(moment.timestamp())):
-            found.append(plan)
-    return found
+    plans = WarmingPlan.objects.using(runtime.settings.database).filter(enabled=True).exclude(crontab="")
+    return [plan for plan in plans if _take(plan, moment)]
+
+
+def take_due(pk: int) -> bool:
+    """Return whether a plan is due, to one who asks, as by ``due_plans``; ``InvalidRequest`` without such a plan."""
+    require_no_loop("warm")
+    plan = _row(process.current(), pk)
+    return plan.enabled and _take(plan, datetime.now(UTC))
+
+
+def _take(plan: WarmingPlan, moment: datetime) -> bool:
+    at = next_due(plan, moment)
+    if at is None or at > moment:
+        return False
+    same = type(plan).objects.using(plan._state.db).filter(pk=plan.pk, enabled=True)
+    same = same.filter(due_at__isnull=True) if plan.due_at is None else same.filter(due_at=plan.due_at)
+    return bool(same.update(due_at=stored_time(moment.timestamp())))
 
 
 def next_due(plan: WarmingPlan, now: datetime | None = None) -> datetime | None:
