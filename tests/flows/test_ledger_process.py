@@ -222,8 +222,8 @@ def test_without_tables_calls_are_answered_and_come_in_after_migrate(
     said = [line for line in errors if "cannot be written" in line]
     assert (len(said), "manage.py migrate" in said[0]) == (1, True)
     assert len(journal_files()) == 1
-    command = [sys.executable, "manage.py", "migrate", "--verbosity", "0"]
-    subprocess.run(command, env=child_environment(LLMCACHE_TESTS_VAR=str(var)), cwd=ROOT, timeout=SECONDS, check=True)
+    command = ["manage.py", "migrate", "--verbosity", "0"]
+    forks.run(command, env=child_environment(LLMCACHE_TESTS_VAR=str(var)), cwd=ROOT, timeout=SECONDS, check=True)
     assert_agrees(workers.told(), sandbox)
 
 
@@ -245,10 +245,8 @@ def test_without_a_database_of_that_name_calls_are_answered_and_come_in_with_the
     workers: Workers, sandbox: Sandbox
 ) -> None:
     with llmcache_settings(DATABASE="nowhere"):
-        done = subprocess.run(
-            [sys.executable, "-c", NOWHERE], env=child_environment(LLMCACHE_TESTS_VAR=str(workers.var)), cwd=ROOT,
-            capture_output=True, text=True, check=False, timeout=SECONDS,
-        )  # fmt: skip
+        environment = child_environment(LLMCACHE_TESTS_VAR=str(workers.var))
+        done = forks.run(["-c", NOWHERE], env=environment, cwd=ROOT, timeout=SECONDS)
     assert done.returncode == 0, done.stderr
     calls, *told, later = done.stdout.splitlines()
     assert (calls, later) == ("miss miss hit", "hit miss")

@@ -3,11 +3,11 @@
 import base64
 import json
 import logging
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +23,7 @@ from llmcache.engine.handing import PATIENCE_SECONDS, REST_SECONDS
 from llmcache.models import CacheEntry, ProviderCall
 from llmcache.testing import finish_refreshes
 from llmcache.testing.sandbox import Sandbox, faults
+from tests import forks
 from tests.cache_servers import RedisServer
 from tests.conftest import MovedClock, child_environment, llmcache_settings
 from tests.waiting import until
@@ -362,12 +363,10 @@ def test_whoever_asks_there_is_one_call(stale: Sandbox, broker: Broker) -> None:
     """Three processes find it stale, and a person presses the button meanwhile."""
     key = CacheEntry.objects.get().key
     stale.hold()
-    command = [sys.executable, "-c", CHILD, broker.server.url, QUEUE]
+    command = ["-c", CHILD, broker.server.url, QUEUE]
     with broker.working(), ThreadPoolExecutor(4) as pool:
         children = [
-            pool.submit(
-                subprocess.run, command, env=child_environment(), capture_output=True, text=True, check=True, timeout=60
-            )
+            pool.submit(forks.run, command, env=child_environment(), cwd=Path.cwd(), check=True, timeout=60)
             for _ in range(2)
         ]
         assert ask() == (36, "stale")

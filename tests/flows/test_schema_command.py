@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from io import StringIO
@@ -26,6 +25,7 @@ from llmcache.money.pricing import dollars
 from llmcache.schema_reports import Live, live_entries
 from llmcache.schema_versions import write_seen
 from llmcache.testing.sandbox import Sandbox
+from tests import forks
 from tests.conftest import child_environment, llmcache_settings
 from tests.flows.newcomer import ROOT, manage
 from tests.flows.test_costs import SANDBOX_PRICES
@@ -339,16 +339,14 @@ def test_the_exit_status_is_what_a_pipeline_goes_by(var: Path) -> None:
     )
     changes = {"KINDS": {"Person": {"type": "tests.flows.log_worker.Person"}}}
     with llmcache_settings(**changes):
-        environment = child_environment(LLMCACHE_TESTS_VAR=str(var), PYTHONIOENCODING="ascii")
+        environment = child_environment(LLMCACHE_TESTS_VAR=str(var))
 
-        def run(*command: str) -> subprocess.CompletedProcess[str]:
-            return subprocess.run(
-                [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
-            )
+        def run(*command: str, **more: str) -> subprocess.CompletedProcess[str]:
+            return forks.run([*command], cwd=ROOT, env={**environment, **more}, timeout=120)
 
         assert run("manage.py", "llmcache_schema", "--check").returncode == 0
         assert run("-c", write).returncode == 0
-        done = run("manage.py", "llmcache_schema", "--check")
+        done = run("manage.py", "llmcache_schema", "--check", PYTHONIOENCODING="ascii")
         assert done.returncode == 1, done.stderr
         assert r'~ type: "Gr\xf6\xdfe" -> "object"' in done.stdout
         assert done.stderr == "CommandError: 1 registered types differ from what was asked for last: Person.\n"

@@ -1,8 +1,6 @@
 """Calls over every kind of cache that a project may have below memory."""
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +20,7 @@ from llmcache.engine import process
 from llmcache.testing.sandbox import Sandbox
 from llmcache.tiers.configured import tier_of
 from llmcache.tiers.django_tier import DjangoTier
+from tests import forks
 from tests.cache_servers import MemcachedServer, RedisServer
 from tests.conftest import JournalReader, MovedClock, child_environment, llmcache_settings
 from tests.contract.aliases import ALIAS, DATABASE, DJANGO, KINDS, aliases, in_caches
@@ -172,9 +171,7 @@ def test_a_process_finds_what_another_has_paid_for(
             environment = child_environment(
                 LLMCACHE_TEST_CACHES=json.dumps({"default": {"BACKEND": f"{DJANGO}.locmem.LocMemCache"}, ALIAS: given})
             )
-            done = subprocess.run(
-                [sys.executable, "-c", CHILD], env=environment, capture_output=True, text=True, timeout=60
-            )
+            done = forks.run(["-c", CHILD], env=environment, cwd=Path.cwd(), timeout=60)
             process.install(None)
             caches.close_all()
     assert json.loads(done.stdout or "null") == ["hit", ALIAS, "Ada"], done.stderr
