@@ -29,6 +29,7 @@ PYDANTICS = {"2.10": "pydantic>=2.10,<2.11", "newest": "pydantic"}
 CHOICE = (
     *("tests/unit/test_keys.py", "tests/unit/test_schema.py", "tests/flows/test_extract.py"),
     *("tests/package/test_served.py", "tests/package/test_users_suite.py"),
+    "tests/flows/test_housekeeping.py",
     *("tests/web/test_admin_rows.py", "tests/web/test_page_input.py", "tests/web/test_roles.py"),
 )
 # The database server is one thing that does not vary, and requests under load are of interest where the code is.

@@ -332,15 +332,26 @@ def test_a_step_that_fails_holds_up_no_other_and_ends_the_command_with_1() -> No
     assert told["done"]["entries_told"] == 1
 
 
-def test_djangos_own_tasks_are_there_where_django_has_them() -> None:
+def test_djangos_own_tasks_are_there_where_django_has_them(provider: Sandbox) -> None:
     if django.VERSION < (6, 0):
         with pytest.raises(ModuleNotFoundError, match=r"django\.tasks"):
             import_module("llmcache.django_tasks")
         return
     entry()
     llmcache.invalidate(kind="Person")
-    assert import_module("llmcache.django_tasks").keep_house.enqueue().status == "SUCCESSFUL"
+    tasks = import_module("llmcache.django_tasks")
+    assert tasks.keep_house.enqueue().status == "SUCCESSFUL"
     assert len(void()) == 1
+    plan = WarmingPlan.objects.create(
+        name="names", source="texts", texts="Eve\nBob", kind="Person", max_calls=1, concurrency=1
+    )
+    assert tasks.run_plan.enqueue(plan.pk).status == "SUCCESSFUL"
+    assert (WarmingRun.objects.get().state, provider.calls) == ("exhausted", 2)
+    WarmingRun.objects.update(max_calls=2, state="running")
+    assert tasks.work_on_run.enqueue(WarmingRun.objects.get().uid).status == "SUCCESSFUL"
+    assert (WarmingRun.objects.get().state, provider.calls) == ("done", 3)
+    refused = tasks.run_plan.enqueue(999)
+    assert (refused.status, refused.errors[0].exception_class) == ("FAILED", llmcache.InvalidRequest)
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])
