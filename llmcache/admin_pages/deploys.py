@@ -1,4 +1,4 @@
-"""What the last deploys have changed: which types got another form, and which entries nobody finds any more for it."""
+"""What the last deploys have changed: forms of types, prompts, versions; and what nobody finds any more for it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from llmcache.conf import Settings
 from llmcache.dashboard import figures
 from llmcache.exceptions import ConfigurationError, UnsupportedType
 from llmcache.models import SchemaVersion
+from llmcache.prompt_reports import KindOfEntries, prompts_by_kind
 from llmcache.schema_reports import (
     MOST,
     Form,
@@ -30,6 +31,9 @@ from llmcache.schema_reports import (
 SHOWN: Final = 10
 """Changes in the list: of both forms of each are at most ``MOST`` entries looked at."""
 
+MOST_PROMPTED: Final = 2_000
+"""Entries whose system prompts and versions are counted, the newest ones: each is a row that is read whole."""
+
 Entries = Callable[[Mapping[str, str]], str]
 """Makes the address of the list of entries with these filters."""
 
@@ -44,6 +48,33 @@ class Deployed:
     cost: str
     made: str | SafeString
     note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompted:
+    """One line: a kind whose entries were not all asked with the same system prompt and version."""
+
+    name: str | SafeString
+    prompts: str
+    versions: str
+    left: str
+    cost: str
+
+
+def prompted(using: str, entries: Entries) -> list[Prompted]:
+    """Return the lines of kinds that have several system prompts or versions among the newest entries."""
+    found = prompts_by_kind(using, MOST_PROMPTED)
+    return [_prompted(each, entries) for each in found if not each.is_of_one_form]
+
+
+def _prompted(each: KindOfEntries, entries: Entries) -> Prompted:
+    return Prompted(
+        columns.link(entries({"kind": each.kind}), known(each.kind)),
+        figures.count(len(each.prompts)),
+        figures.count(len(each.versions)),
+        count(each.others),
+        money(each.others),
+    )
 
 
 def deployed(settings: Settings, page_of: Callable[[SchemaVersion], str], entries: Entries) -> list[Deployed]:

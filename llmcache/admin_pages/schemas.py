@@ -15,6 +15,7 @@ from django.utils.translation import gettext_lazy
 from llmcache.admin_pages import columns, contents, deploys, filters
 from llmcache.admin_pages.columns import Fact, Group, known
 from llmcache.admin_pages.lists import LedgerAdmin, as_hex, beginning
+from llmcache.dashboard import figures
 from llmcache.engine import process
 from llmcache.models import MAX_NAME, CacheEntry, SchemaVersion
 from llmcache.schema_changes import MAX_CHANGES
@@ -78,6 +79,8 @@ class SchemaVersionAdmin(LedgerAdmin):
         if not request.GET and self.has_view_permission(request) and self.readable(request, CacheEntry):
             settings = process.current().settings
             more["deployed"] = deploys.deployed(settings, self.address_of, self._entries)
+            more["prompted"] = deploys.prompted(self.database(), self._entries)
+            more["most_prompted"] = figures.count(deploys.MOST_PROMPTED)
         return super().changelist_view(request, more)
 
     def found(self, request: HttpRequest, queryset: models.QuerySet[Any], wanted: str) -> models.QuerySet[Any]:  # noqa: ARG002

@@ -107,11 +107,21 @@ def _warm(sandbox: Sandbox) -> None:
     )
 
 
+def _reword(sandbox: Sandbox) -> None:
+    """Ask in other words from today on."""
+    for number in range(2):
+        text = f"Line {number} of this morning's delivery note"
+        sandbox.answers[text] = {"number": f"D-{number}", "customer": "Müller GmbH", "total": 3.5, "currency": "EUR"}
+        llmcache.extract(text, rows.Invoice, system="Amounts are in euros.")
+    llmcache.flush()
+
+
 def _month(sandbox: Sandbox) -> None:
     rows.month(sandbox)
     _invalidate()
     _correct()
     _warm(sandbox)
+    _reword(sandbox)
     keep_run()
 
 

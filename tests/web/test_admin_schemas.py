@@ -84,8 +84,11 @@ def lines(page: Page) -> list[list[str]]:
 
 
 def cost(form: SchemaVersion) -> str:
-    costs = CacheEntry.objects.filter(schema=form.fingerprint).values_list("cost_pico_usd", flat=True)
-    return figures.money(dollars(sum(each or 0 for each in costs)))
+    return cost_of(*CacheEntry.objects.filter(schema=form.fingerprint))
+
+
+def cost_of(*entries: CacheEntry) -> str:
+    return figures.money(dollars(sum(entry.cost_pico_usd or 0 for entry in entries)))
 
 
 def led_to(client: Client, page: Page, form: SchemaVersion) -> set[str]:
@@ -103,6 +106,31 @@ def test_a_deploy_is_a_line_above_the_list(provider: Sandbox, admin_client: Clie
     assert page_of(new) in {link["href"] for link in page.all("a")}
     assert led_to(admin_client, page, old) == {old.fingerprint}
     assert cost(old) != "$0.00"
+
+
+def test_a_kind_with_several_prompts_is_a_line_too(provider: Sandbox, admin_client: Client) -> None:
+    ask(provider, TEXTS[0], response_model=Old)
+    for text in TEXTS:
+        ask(provider, text, response_model=Old, kind="inbox", system="What was sent?")
+    heading = (2, "Kinds with several system prompts or versions")
+    assert heading not in read(admin_client).headings
+    was = cost_of(*CacheEntry.objects.filter(kind="inbox"))
+    ask(provider, TEXTS[0], response_model=Old, kind="inbox", system="What was sent, and by whom?")
+    page = read(admin_client)
+    assert heading in page.headings
+    (line,) = [row for row in page.rows if row[0] == "inbox"]
+    assert line == ["inbox", "2", "1", "2", was]
+    (address,) = {link["href"] or "" for link in page.all("a") if "kind=inbox" in (link["href"] or "")}
+    assert {entry.kind for entry in admin_client.get(address).context["cl"].result_list} == {"inbox"}
+    assert "What was sent" not in page.text
+    # One of another version of the kind, and one that has expired.
+    with llmcache_settings(KINDS={"inbox": {"version": "2"}}):
+        ask(provider, TEXTS[1], response_model=Old, kind="inbox", system="What was sent, and by whom?")
+    CacheEntry.objects.filter(pk=CacheEntry.objects.filter(kind="inbox").earliest("pk").pk).update(
+        expires_at=timezone.now()
+    )
+    (line,) = [row for row in read(admin_client).rows if row[0] == "inbox"]
+    assert line[:4] == ["inbox", "2", "2", "2"]
 
 
 def test_without_a_deploy_there_is_no_such_section(provider: Sandbox, admin_client: Client) -> None:
