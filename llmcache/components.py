@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 from llmcache import keys
 
 if TYPE_CHECKING:
+    from llmcache.content.messages import Content
     from llmcache.engine.call import Call
+    from llmcache.plans import Plan
     from llmcache.sealing import Seal
 
 HASH_BYTES: Final = 16
@@ -29,9 +31,9 @@ MAX_TAGS: Final = 50
 _NAME: Final = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)
 
 
-def content_hash(content: str, seal: Seal) -> str:
-    """Return what stands for a text, in 32 hex digits."""
-    return _hash("content", content.encode(), seal)
+def content_hash(content: str | Content, seal: Seal) -> str:
+    """Return what stands for a content, in 32 hex digits."""
+    return _hash("content", content.encode() if isinstance(content, str) else content.key_bytes, seal)
 
 
 def components_of(call: Call, seal: Seal) -> dict[str, Any]:
@@ -41,10 +43,8 @@ def components_of(call: Call, seal: Seal) -> dict[str, Any]:
     """
     plan = call.plan
     told: dict[str, Any] = {
-        "by": seal.id,
+        **form_of(plan, seal),
         "provider": _hash("provider", plan.provider.identity.encode(), seal),
-        "project": _hash("project", plan.version.encode(), seal),
-        "system": None if plan.system is None else _hash("system", plan.system.encode(), seal),
         "version": None if call.version is None else _hash("version", call.version.encode(), seal),
         # A number and its digits are two variants.
         "variant": None if call.variant is None else _hash("variant", keys.canonical_json(call.variant), seal),
@@ -52,6 +52,18 @@ def components_of(call: Call, seal: Seal) -> dict[str, Any]:
         "cut": _cut(call, seal),
     }
     return {name: value for name, value in told.items() if value is not None and value != {}}
+
+
+def form_of(plan: Plan, seal: Seal) -> dict[str, str | None]:
+    """Return the hashes of what a project changes for all texts at once: the system prompt and the versions.
+
+    The form of the schema stands in a plain column.
+    """
+    return {
+        "by": seal.id,
+        "project": _hash("project", plan.version.encode(), seal),
+        "system": None if plan.system is None else _hash("system", plan.system.encode(), seal),
+    }
 
 
 def _params(params: Mapping[str, Any], seal: Seal) -> dict[str, Any]:

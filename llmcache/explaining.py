@@ -10,19 +10,23 @@ from collections.abc import Collection, Coroutine
 from contextvars import copy_context
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import markcoroutinefunction, sync_to_async
 
 from llmcache import request
+from llmcache.content.own import own_content
 from llmcache.engine import process
 from llmcache.explanations import Explanation
 from llmcache.flushing import require_no_loop
 from llmcache.request import NOT_GIVEN, CacheUse, NotGiven
 
+if TYPE_CHECKING:
+    from llmcache.content.reading import AnyContent
+
 
 def explain(
-    content: str,
+    content: AnyContent,
     response_model: Any,
     *,
     model: str | NotGiven = NOT_GIVEN,
@@ -67,13 +71,13 @@ def explain(
 
 
 @markcoroutinefunction
-def aexplain(content: str, response_model: Any, **options: Any) -> Coroutine[Any, Any, Explanation]:
+def aexplain(content: AnyContent, response_model: Any, **options: Any) -> Coroutine[Any, Any, Explanation]:
     """Do as ``explain``, awaited. Whose call it is, and context variables, are read at the call."""
     try:
         options = _named(options)
     except Exception as error:  # noqa: BLE001  # what goes wrong is raised where the call is awaited
         return _raised(error)
-    return sync_to_async(partial(copy_context().run, explain))(content, response_model, **options)
+    return sync_to_async(partial(copy_context().run, explain))(own_content(content), response_model, **options)
 
 
 def _named(options: dict[str, Any]) -> dict[str, Any]:

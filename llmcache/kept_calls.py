@@ -15,6 +15,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from llmcache import keys
 from llmcache.components import components_of
+from llmcache.content.reading import of_kept
 from llmcache.engine import departures
 from llmcache.engine.call import Call
 from llmcache.engine.ports import BlockingPort
@@ -26,6 +27,7 @@ from llmcache.refusals import refused
 from llmcache.request import NOT_GIVEN, NotGiven
 
 if TYPE_CHECKING:
+    from llmcache.content.messages import Content
     from llmcache.engine.runtime import Runtime
     from llmcache.envelope import Entry
 
@@ -50,6 +52,8 @@ def call_of(now: Runtime, row: CacheEntry, entry: Entry, kept: bytes | None) -> 
     Raises ``NotRewritten`` where it cannot be made, or must not leave.
     """
     call = remade(now, row, entry, kept)
+    if not isinstance(call.content, str) and call.content.has_bytes:
+        raise refused("files_not_kept", row.key)
     _require_leave(now, row, call)
     return replace(
         call,
@@ -65,7 +69,8 @@ def call_of(now: Runtime, row: CacheEntry, entry: Entry, kept: bytes | None) -> 
 def remade(now: Runtime, row: CacheEntry, entry: Entry, kept: bytes | None) -> Call:
     """Return the call that the request kept beside an entry is of, under the key that it makes itself.
 
-    That is the entry's own unless the call was under a subject, version or variant. Raises ``NotRewritten``.
+    That is the entry's own unless the call was under a subject, version or variant. Of images and files it has the
+    digests alone, which is enough for a key, and not to be sent. Raises ``NotRewritten``.
     """
     # Here, for the admin is loaded in processes that never call.
     from llmcache.answering import checked
@@ -74,7 +79,7 @@ def remade(now: Runtime, row: CacheEntry, entry: Entry, kept: bytes | None) -> C
     alias, _, model = row.model.partition("/")
     if alias not in now.settings.providers:
         raise refused("provider_gone", row.key)
-    body, system, content = taken_apart(row, kept, model)
+    body, system, content = taken_apart(row, kept, model, now.settings.max_text_bytes)
     # What is that long may be cut.
     if len(row.tenant) >= MAX_NAME:
         raise refused("other_request", row.key)
@@ -119,7 +124,9 @@ def _type_of(now: Runtime, row: CacheEntry) -> Any:
 
 
 @sensitive_variables()
-def taken_apart(row: CacheEntry, kept: bytes | None, model: str) -> tuple[dict[str, Any], str | None, str]:
+def taken_apart(
+    row: CacheEntry, kept: bytes | None, model: str, most_text: int
+) -> tuple[dict[str, Any], str | None, str | Content]:
     """Return the parameters, the system prompt and the content of a request that was kept."""
     try:
         body: Any = json.loads(kept or b"{}")
@@ -129,12 +136,26 @@ def taken_apart(row: CacheEntry, kept: bytes | None, model: str) -> tuple[dict[s
         raise refused("request_not_kept", row.key)
     named = cast("dict[str, Any]", body)
     messages: Any = named.pop("messages", None)
-    turns = [(each.get("role"), each.get("content")) for each in messages] if _is_list_of_dicts(messages) else []
-    if named.pop("model", None) != model or [role for role, _ in turns] not in (["user"], ["system", "user"]):
+    if named.pop("model", None) != model or not _is_list_of_dicts(messages):
         raise refused("other_request", row.key)
-    if not all(isinstance(text, str) for _, text in turns):
+    system, turns = _system_of(row, messages)
+    try:
+        return named, system, of_kept(turns, most_text)
+    except InvalidRequest:
+        raise refused("other_request", row.key) from None
+
+
+def _system_of(row: CacheEntry, messages: list[dict[str, Any]]) -> tuple[str | None, list[dict[str, Any]]]:
+    """Return the system prompt, apart from the messages of the content; these may begin with one of their own."""
+    begins = messages[0] if messages else {}
+    told: Any = row.components if isinstance(row.components, dict) else {}
+    has_system = "system" in told if told else begins.get("role") == "system"
+    if not has_system:
+        return None, messages
+    text = begins.get("content")
+    if begins.get("role") != "system" or not isinstance(text, str):
         raise refused("other_request", row.key)
-    return named, turns[0][1] if len(turns) == 2 else None, turns[-1][1]
+    return text, messages[1:]
 
 
 def _is_list_of_dicts(value: Any) -> bool:
@@ -143,8 +164,7 @@ def _is_list_of_dicts(value: Any) -> bool:
 
 @sensitive_variables()
 def _require_equal(row: CacheEntry, call: Call, kept: bytes | None) -> None:
-    body = call.plan.provider.prepare(call.plan.body, call.content, {})
-    made = keys.canonical_json({name: value for name, value in body.items() if name != "response_format"})
+    made = keys.canonical_json(call.kept_request())
     if made != kept or call.plan.response.fingerprint != row.schema:
         raise refused("other_request", row.key)
     told: Any = row.components if isinstance(row.components, dict) else {}

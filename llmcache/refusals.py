@@ -21,6 +21,7 @@ REASONS: Final[dict[str, Any]] = {
     "type_unusable": _("The response type that KINDS names for its kind cannot be used."),
     "schema_changed": _("Its response type has changed since: a new answer would have another form."),
     "request_not_kept": _("Its request is not there: it was not kept (KEEP_REQUESTS), or is gone."),
+    "files_not_kept": _("Its images or files are not kept, only what they are told by: ask for it where they are."),
     "provider_gone": _("Its provider is not in PROVIDERS any more, or has another address."),
     "provider_unusable": _("Its provider cannot be called: there is no API key for it."),
     "calls_forbidden": _("Providers must not be called here (ALLOW_PROVIDER_CALLS)."),

@@ -6,7 +6,7 @@ validation. What is unusual in any way is no hit here, and goes the way of a sin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from llmcache import envelope, request
 from llmcache.answering import checked
+from llmcache.content.reading import Again, encoded
 from llmcache.engine.call import Outcome, Reason, Spent
 from llmcache.engine.counts import CountedHit, Tally, tally_of
 from llmcache.engine.log_copy import Judge
@@ -26,6 +27,7 @@ from llmcache.response_types import error_facts
 
 if TYPE_CHECKING:
     from llmcache.batches.items import Asked
+    from llmcache.content.messages import Content
     from llmcache.engine.runtime import Runtime
 
 _NO_KEY: Final = b""
@@ -108,7 +110,7 @@ class Failed(NamedTuple):
 class _Group:
     """The items of a window that have the same options, by their keys."""
 
-    __slots__ = ("alike", "firsts", "moment", "sort", "state")
+    __slots__ = ("alike", "firsts", "found", "looked", "moment", "rest", "sort", "state")
 
     def __init__(self, sort: Sort) -> None:
         self.sort = sort
@@ -117,6 +119,11 @@ class _Group:
         self.firsts: dict[bytes, Asked] = {}
         self.alike: dict[bytes, list[Asked]] = {}
         """The others of a key, where there are any."""
+        self.found: list[tuple[Opened, str | None, Entry | bytes] | None] = []
+        """What there is of each key."""
+        self.rest: tuple[list[bytes], list[int]] = [], []
+        """The keys that the tiers below memory are read for, and their places."""
+        self.looked = False
 
 
 _UNUSUAL: Final[Any] = object()
@@ -166,13 +173,15 @@ class BulkHits:
                 if group is None or asked.options is not last:
                     sort, last = self.sort(asked.options), asked.options
                     group = groups.get(id(sort)) or groups.setdefault(id(sort), _Group(sort))
-                data = self._bytes(asked.content)
+                data = self._encoded(asked.content)
             except LLMCacheError as error:
                 failed.append(Failed(asked, error))
                 continue
             if not group.sort.shares:
                 left.append(Left(asked, _NO_KEY, False, group.sort))
                 continue
+            if not isinstance(data, bytes):
+                asked, data = asked._replace(content=Again(asked.content, data)), data.key_bytes
             state = group.state.copy()
             state.update(data)
             key = state.digest()
@@ -181,7 +190,10 @@ class BulkHits:
                 group.alike.setdefault(key, []).append(asked)
         is_current = self._is_current() if groups else False
         for group in groups.values():
-            self._find(group, hits, left, is_current=is_current)
+            self._remember(group, is_current=is_current)
+        self._read_below(groups.values())
+        for group in groups.values():
+            self._sort_out(group, hits, left)
         at, seconds = self._now.clock.wall(), self._now.monotonic() - began
         for group in groups.values():
             group.moment.at, group.moment.seconds = at, seconds
@@ -192,25 +204,30 @@ class BulkHits:
         now, log = self._now, self._now.log
         return now.monotonic() < log.good_until or (log.confirm() and not log.has_own)
 
-    def _bytes(self, content: Any) -> bytes:
+    def _encoded(self, content: Any) -> bytes | Content:
         most = self._now.max_text_bytes
         try:
             data = content.encode() if type(content) is str and len(content) <= most else b""
         except UnicodeEncodeError:
             data = b""
         # What is wrong with it, if anything, is said as for a single call.
-        return data if 0 < len(data) <= most else request.encode_text(content, most)
+        return data if 0 < len(data) <= most else encoded(content, most, self._now.settings.max_file_bytes)
 
-    def _find(self, group: _Group, hits: Hits, left: list[Left], *, is_current: bool) -> None:
-        sort = group.sort
-        keys, looked = list(group.firsts), False
-        found: list[tuple[Opened, str | None, Entry | bytes] | None] = [None] * len(keys)
-        if sort.reads and is_current and sort.prepared.current():
-            rest = list(range(len(keys)))
-            if self._now.memory is not None:
-                rest = [place for place in rest if not self._in_memory(keys[place], sort.prepared, found, place)]
-            self._below(keys, rest, sort.prepared, found)
-            looked = sort.is_final
+    def _remember(self, group: _Group, *, is_current: bool) -> None:
+        """Note what memory has, and what the tiers below it are to be read for."""
+        keys, prepared = list(group.firsts), group.sort.prepared
+        group.found = [None] * len(keys)
+        if not (group.sort.reads and is_current and prepared.current()):
+            return
+        rest = list(range(len(keys)))
+        if self._now.memory is not None:
+            rest = [place for place in rest if not self._in_memory(keys[place], prepared, group.found, place)]
+        group.rest = [keys[place] for place in rest], rest
+        group.looked = group.sort.is_final
+
+    def _sort_out(self, group: _Group, hits: Hits, left: list[Left]) -> None:
+        """Give each of the keys' items what was found, or leave it to be asked."""
+        sort, keys, found, looked = group.sort, group.firsts, group.found, group.looked
         counted: dict[str | None, list[CountedHit]] = {}
         validate, moment, alike = sort.prepared.validate, group.moment, group.alike
         add_item, add_value, add_source = hits.items.append, hits.values.append, hits.sources.append
@@ -256,19 +273,29 @@ class BulkHits:
         found[place] = (held.entry.opened(), now.memory_name, held.entry) if is_fresh else _UNUSUAL
         return True
 
-    def _below(self, keys: Sequence[bytes], rest: Sequence[int], prepared: Prepared, found: list[Any]) -> None:
-        now, log = self._now, self._now.log
-        if not rest or not now.tiers.below:
-            return
-        wanted = [keys[place] for place in rest]
-        judges: list[Judge | None] = [None] * len(wanted)
+    def _read_below(self, groups: Iterable[_Group]) -> None:
+        """Read each tier once, also where each item has options of its own."""
+        by_age: dict[float, list[_Group]] = {}
+        for group in groups:
+            if group.rest[0] and self._now.tiers.below:
+                by_age.setdefault(group.sort.max_age, []).append(group)
+        for max_age, some in by_age.items():
+            wanted = [key for group in some for key in group.rest[0]]
+            judges = [judge for group in some for judge in self._judges(group.sort.prepared, group.rest[0])]
+            opened = iter(self._now.tiers.open_many(wanted, max_age, judges))
+            for group in some:
+                # The places first: what is taken of the others for nothing is lost to the next group.
+                for place, there in zip(group.rest[1], opened, strict=False):
+                    group.found[place] = there
+
+    def _judges(self, prepared: Prepared, keys: Sequence[bytes]) -> list[Judge | None]:
+        log = self._now.log
         # Nearly always nothing is void, and the first of them tells.
-        prepared.view(log, wanted[0])
-        if prepared.free_at != log.epoch:
-            views = [prepared.view(log, key) for key in wanted]
-            judges = [None if view.is_free else Judge(view) for view in views]
-        for place, there in zip(rest, now.tiers.open_many(wanted, prepared.max_age, judges), strict=True):
-            found[place] = there
+        prepared.view(log, keys[0])
+        if prepared.free_at == log.epoch:
+            return [None] * len(keys)
+        views = [prepared.view(log, key) for key in keys]
+        return [None if view.is_free else Judge(view) for view in views]
 
     def count_shared(self, left: Left, entry: Entry, outcome: Outcome, tier: str | None) -> None:
         """Count an item that was answered together with another one."""

@@ -22,6 +22,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from llmcache import request
+from llmcache.content.own import own_content
 from llmcache.engine import process
 from llmcache.exceptions import AsyncContext, InvalidRequest
 from llmcache.request import NOT_GIVEN
@@ -29,6 +30,7 @@ from llmcache.request import NOT_GIVEN
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
+    from llmcache.content.reading import AnyContent
     from llmcache.engine.runtime import Runtime
     from llmcache.streams.work import Yields
 
@@ -40,7 +42,9 @@ _REASKS: Final = request.OPTIONS.index("max_reasks")
 class Streaming:
     """The streams of an ``Extractor``."""
 
-    def extract_partial(self, content: str, response_model: TypeForm[T], **options: Any) -> Generator[T, None, None]:
+    def extract_partial(
+        self, content: AnyContent, response_model: TypeForm[T], **options: Any
+    ) -> Generator[T, None, None]:
         """Yield what ``extract`` returns while it is being written: growing values, and the whole one last.
 
         In a partial value that is a model or a dataclass, a field that has not arrived is None, whatever its type; in
@@ -59,7 +63,7 @@ class Streaming:
         _require_no_loop("extract_partial")
         return self._stream(content, response_model, options, Yields())
 
-    def extract_iterable(self, content: str, item: TypeForm[T], **options: Any) -> Generator[T, None, None]:
+    def extract_iterable(self, content: AnyContent, item: TypeForm[T], **options: Any) -> Generator[T, None, None]:
         """Yield the items of ``extract(content, list[item])``, each validated as soon as it is whole.
 
         An answer with an item that is not valid is an error as a whole: the items before it are yielded, and then
@@ -70,13 +74,15 @@ class Streaming:
         _require_no_loop("extract_iterable")
         return self._stream(content, _list_of(item), options, YieldsItems(item))
 
-    def aextract_partial(self, content: str, response_model: TypeForm[T], **options: Any) -> AsyncGenerator[T, None]:
+    def aextract_partial(
+        self, content: AnyContent, response_model: TypeForm[T], **options: Any
+    ) -> AsyncGenerator[T, None]:
         """Do as ``extract_partial``, for ``async for``. A plain function: what it depends on is read at the call."""
         from llmcache.streams.work import Yields
 
         return self._astream(content, response_model, options, Yields())
 
-    def aextract_iterable(self, content: str, item: TypeForm[T], **options: Any) -> AsyncGenerator[T, None]:
+    def aextract_iterable(self, content: AnyContent, item: TypeForm[T], **options: Any) -> AsyncGenerator[T, None]:
         """Do as ``extract_iterable``, for ``async for``."""
         from llmcache.streams.work import YieldsItems
 
@@ -117,7 +123,8 @@ class Streaming:
         tenancy = process.tenancy() if now is None else now.tenancy
         if tenancy is not None:
             merged = tenancy.named(merged)
-        return content, response_model, tuple(map(own_copy, merged)), {name: own_copy(params[name]) for name in params}
+        params = {name: own_copy(params[name]) for name in params}
+        return own_content(content), response_model, tuple(map(own_copy, merged)), params
 
     if TYPE_CHECKING:
 

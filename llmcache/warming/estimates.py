@@ -126,7 +126,8 @@ class Costs:
             # Kept, so that no other plan gets its number.
             self._plans.append(call.plan)
             price = self._prices[id(call.plan)] = _price_of(self._now, call.plan)
-        tokens = (call.plan.size + len(call.content.encode())) // _BYTES_A_TOKEN + 1
+        data = call.content.encode() if isinstance(call.content, str) else call.content.key_bytes
+        tokens = (call.plan.size + len(data)) // _BYTES_A_TOKEN + 1
         self.calls += 1
         self._sum = None if self._sum is None or price.fixed is None else self._sum + price.of(tokens)
 
@@ -190,7 +191,7 @@ def _from_answers(now: Runtime, plan: Plan) -> _Price | None:
 
 def _from_book(now: Runtime, plan: Plan) -> _Price:
     """Return what the prices in force tell of an answer about as long as its schema makes likely."""
-    limits = [plan.params.get(name) for name in ("max_completion_tokens", "max_tokens")]
+    limits = [plan.params.get(name) for name in ("max_completion_tokens", "max_tokens", "max_output_tokens")]
     written = max(plan.size // (4 * _BYTES_A_TOKEN), _LEAST_OUTPUT)
     output = min((each for each in (*limits, written) if type(each) is int and each > 0), default=written)
     at, base_url, many = now.clock.wall(), plan.provider.base_url, 1_000

@@ -11,7 +11,8 @@ from django.utils.functional import Promise
 from django.views.decorators.debug import sensitive_variables
 
 from llmcache import keys, request
-from llmcache.exceptions import InvalidRequest, InvalidText
+from llmcache.content.parts import File, Image
+from llmcache.exceptions import InvalidRequest, InvalidText, UnsupportedType
 from llmcache.setting_values import nearest
 
 JSON: TypeAlias = "str | int | float | bool | list[JSON] | dict[str, JSON] | None"
@@ -90,6 +91,10 @@ def _checked(given: Mapping[str, Any]) -> WarmingText:
 
 @sensitive_variables()
 def _content(value: object) -> str:
+    if isinstance(value, (list, tuple, Image, File)):
+        raise UnsupportedType(
+            "content= must be a text: what has several parts or messages is not warmed. Ask for it with extract()."
+        )
     text = request.plain_text(value)
     if not text:
         raise InvalidText("content= is empty: there is nothing to extract from.")
