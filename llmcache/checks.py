@@ -347,7 +347,7 @@ def _memory_alone(aliases: Sequence[str]) -> list[checks.CheckMessage]:
 
 
 def _provider(settings: conf.Settings) -> list[checks.CheckMessage]:
-    from llmcache.providers.openai_provider import OpenAIProvider
+    from llmcache.providers.configured import configured_provider
 
     alias = settings.model.partition("/")[0]
     if alias not in settings.providers:
@@ -360,8 +360,12 @@ def _provider(settings: conf.Settings) -> list[checks.CheckMessage]:
                 id="llmcache.E004",
             )
         ]
+    # A function that cannot be imported is found here, whoever asks it; what a server lacks may come with its machine.
+    functions = {name for name, of in settings.providers.items() if of.call is not None or of.acall is not None}
     try:
-        provider = OpenAIProvider(alias, settings.providers[alias])
+        for name in sorted(functions - {alias}):
+            configured_provider(name, settings.providers[name])
+        provider = configured_provider(alias, settings.providers[alias])
     except ConfigurationError as error:
         return [checks.Error(str(error), id="llmcache.E006")]
     if settings.allow_provider_calls is False:

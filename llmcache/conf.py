@@ -74,6 +74,7 @@ class Settings:
     ledger_sync: bool
     on_ledger_full: str
     max_text_bytes: int
+    max_file_bytes: int
     max_value_bytes: int
     prices: Mapping[str, tuple[DatedPrice, ...]]
     time_zone: str | None
@@ -123,7 +124,7 @@ OPTIONS: tuple[Option, ...] = (
         "PROVIDERS",
         {},
         providers,
-        "dict of alias to dict with 'api_key', 'base_url', 'identity'",
+        "dict of alias to dict with 'api_key', 'base_url', 'identity', 'api', 'output', or with 'call', 'acall'",
         "The providers by alias; what 'openai' does not set is read from OPENAI_API_KEY and OPENAI_BASE_URL at use.",
     ),
     Option(
@@ -340,6 +341,13 @@ OPTIONS: tuple[Option, ...] = (
         "Whether a call without a tenant raises TenantMissing.",
     ),
     Option("MAX_TEXT_BYTES", 2**20, whole_number(1), "int, bytes of UTF-8", "The longest content that is sent."),
+    Option(
+        "MAX_FILE_BYTES",
+        20 * 2**20,
+        whole_number(1),
+        "int, bytes",
+        "The most bytes that the images and files of one call have together.",
+    ),
     Option(
         "MAX_VALUE_BYTES", 16 * 2**20, whole_number(1), "int, bytes", "The longest reply that is read from a provider."
     ),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
@@ -22,6 +22,11 @@ from llmcache.money.pricing import DatedPrice
 
 Allowance = Literal[True, False, "loopback"]
 """Which providers may be called: all, none, those on loopback."""
+Api = Literal["chat", "responses"]
+"""``POST /chat/completions``, which nearly every server speaks, or OpenAI's ``POST /responses``."""
+Output = Literal["json_schema", "tools", "json_object"]
+"""What makes an answer JSON, in the API's own words: a schema that binds the text, a function that has to be called
+with the answer as its arguments, or JSON of any shape, with the schema told to the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,12 @@ class ProviderSettings:
     base_url: str | None = None
     identity: str | None = None
     """Name that stands in keys for the host and path of ``base_url``, so that a gateway can move."""
+    api: Api = "chat"
+    output: Output = "json_schema"
+    call: Callable[..., Any] | str | None = None
+    """A function of the project's that answers in the place of a server, or its dotted path."""
+    acall: Callable[..., Any] | str | None = None
+    """The same, awaited."""
 
     def __repr__(self) -> str:
         return f"ProviderSettings(api_key={'***' if self.api_key else None}, base_url={self.base_url!r})"
@@ -278,14 +289,41 @@ def providers(value: Any) -> Mapping[str, ProviderSettings]:
         for name, item in given.items():
             if name not in known:
                 raise UnusableError(f"[{alias!r}] has the unknown key {name!r}{nearest(str(name), known)}")
-            if item is not None and (type(item) is not str or not item):
-                raise UnusableError(f"[{alias!r}][{name!r}] must be a string that is not empty, or None")
+            _require_option(f"[{alias!r}][{name!r}]", name, item)
+        _require_one_kind(f"[{alias!r}]", given)
         base_url: str | None = given.get("base_url")
         wrong = None if base_url is None else address_problem(base_url)
         if wrong is not None:
             raise UnusableError(f"[{alias!r}]['base_url'] {wrong}")
         providers[alias] = ProviderSettings(**given)
     return providers
+
+
+_OPTION_WORDS: Mapping[str, tuple[str, ...]] = {"api": get_args(Api), "output": get_args(Output)}
+_FUNCTIONS = ("call", "acall")
+
+
+def _require_option(place: str, name: str, item: Any) -> None:
+    if name in _OPTION_WORDS:
+        words = _OPTION_WORDS[name]
+        if item not in words:
+            guess = nearest(item, list(words)) if type(item) is str else ""
+            raise UnusableError(f"{place} must be {' or '.join(map(repr, words))}{guess}".removesuffix("."))
+    elif name in _FUNCTIONS:
+        is_path = type(item) is str and re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", item)
+        if item is not None and not is_path and (isinstance(item, str) or not callable(item)):
+            raise UnusableError(f"{place} must be a function, or the dotted path of one")
+    elif item is not None and (type(item) is not str or not item):
+        raise UnusableError(f"{place} must be a string that is not empty, or None")
+
+
+def _require_one_kind(place: str, given: Mapping[Any, Any]) -> None:
+    """Raise for options of a server beside a function, which would do nothing."""
+    if all(given.get(name) is None for name in _FUNCTIONS):
+        return
+    for name in ("api_key", *_OPTION_WORDS):
+        if given.get(name) is not None:
+            raise UnusableError(f"{place} has {name!r} beside a function, which is asked in its own way; remove one")
 
 
 def address_problem(base_url: str) -> str | None:

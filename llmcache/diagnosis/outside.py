@@ -66,7 +66,11 @@ def _provider(alias: str, now: Runtime) -> Iterator[Finding]:
     host = url.hostname or ""
     allowed = now.settings.allow_provider_calls
     if allowed is False or (allowed == "loopback" and not is_loopback(host)):
-        yield Finding(what, "note", f"{host} is not to be called here (ALLOW_PROVIDER_CALLS)")
+        yield Finding(what, "note", f"{host or 'its function'} is not to be called here (ALLOW_PROVIDER_CALLS)")
+        return
+    of = now.settings.providers[alias]
+    if of.call is not None or of.acall is not None:
+        yield Finding(what, "ok", "is a function of this project, and was not called")
         return
     try:
         provider.require_key()

@@ -20,43 +20,28 @@ from llmcache.exceptions import ProviderCallsForbidden
 if TYPE_CHECKING:
     from llmcache.conf import Settings
     from llmcache.engine.call import Call
-    from llmcache.providers.base import Body, Failure, Reply
+    from llmcache.providers.base import Body, Transport
     from llmcache.setting_values import Allowance
 
 _HOW_TO_FAKE: Final = (
-    "In a test, let the fixture llmcache_fake answer, or llmcache.testing.fake() where there is no pytest"
+    "In a test, let the fixture llmcache_fake answer, or llmcache.testing.fake() where there is no pytest, or record a "
+    "cassette"
 )
-
-
-class Transport(Protocol):
-    """What makes an attempt: a provider, or what stands in its place."""
-
-    def call(self, body: Body, *, call_id: str, timeout: float, max_bytes: int) -> Reply | Failure:
-        """Make one attempt and return what became of it."""
-        ...
-
-    async def acall(
-        self,
-        body: Body,
-        *,
-        call_id: str,
-        timeout: float,
-        max_bytes: int,
-        told: Callable[[str], object] | None = None,
-    ) -> Reply | Failure:
-        """Make one attempt and return what became of it; ``told`` is given its answer piece by piece."""
-        ...
 
 
 class StandIn(Protocol):
     """What answers in the place of all providers."""
 
-    def make_ready(self, call: Call) -> None:
-        """Raise when there is nothing to answer the call with."""
+    def make_ready(self, call: Call, settings: Settings, *, for_acall: bool | None) -> None:
+        """Raise when there is nothing to answer the call with; ``for_acall`` None: no client is to be made yet."""
         ...
 
-    def transport(self, call: Call) -> Transport:
-        """Return what makes the call's next attempt; raises when there is nothing to answer it with."""
+    def transport(self, call: Call, body: Body, settings: Settings) -> Transport:
+        """Return what makes an attempt with this body; raises when there is nothing to answer it with."""
+        ...
+
+    def pause(self, seconds: float) -> float:
+        """Return how long to wait, of so many seconds, before an attempt is made again."""
         ...
 
 
@@ -82,7 +67,7 @@ def make_ready(call: Call, settings: Settings, *, for_acall: bool = False) -> No
     """
     stand_ins = _stand_ins
     if stand_ins:
-        stand_ins[-1].make_ready(call)
+        stand_ins[-1].make_ready(call, settings, for_acall=for_acall)
     else:
         require_permission(call, settings)
         call.plan.provider.make_ready(for_acall=for_acall)
@@ -92,20 +77,20 @@ def require_leave(call: Call, settings: Settings) -> None:
     """Raise what ``make_ready`` does, as far as that is known without a client, which takes long to load."""
     stand_ins = _stand_ins
     if stand_ins:
-        stand_ins[-1].make_ready(call)
+        stand_ins[-1].make_ready(call, settings, for_acall=None)
     else:
         require_permission(call, settings)
         call.plan.provider.require_key()
 
 
-def transport(call: Call, settings: Settings) -> Transport:
-    """Return what makes the call's next attempt."""
+def transport(call: Call, body: Body, settings: Settings) -> Transport:
+    """Return what makes the call's next attempt, which sends this body."""
     stand_ins = _stand_ins
     if stand_ins:
-        return stand_ins[-1].transport(call)
+        return stand_ins[-1].transport(call, body, settings)
     # Again, for the stand-in that was there when the call was made ready may be gone.
     require_permission(call, settings)
-    return call.plan.provider
+    return call.plan.provider.transport(call)
 
 
 def require_permission(call: Call, settings: Settings) -> None:
@@ -119,8 +104,14 @@ def require_permission(call: Call, settings: Settings) -> None:
     if allowed == "loopback" and keys.is_loopback(host):
         return
     because = f"is {allowed!r}" if told is not None else "is 'loopback' in tests unless the project sets it"
+    at, add = f" at {host}", ""
+    if not host:
+        at, add = (
+            ", a function,",
+            " Where it calls nothing outside this machine, give it the 'base_url' http://localhost.",
+        )
     raise ProviderCallsForbidden(
-        f"The provider {provider.alias!r} at {host} must not be called: LLMCACHE['ALLOW_PROVIDER_CALLS'] {because}. "
+        f"The provider {provider.alias!r}{at} must not be called: LLMCACHE['ALLOW_PROVIDER_CALLS'] {because}.{add} "
         f"{_HOW_TO_FAKE}; or set ALLOW_PROVIDER_CALLS to True.",
         kind=call.plan.kind,
         model=call.plan.model,
@@ -142,7 +133,8 @@ def departed(call: Call, why: str, attempt: int) -> None:
 
 def pause_before_retry(seconds: float) -> float:
     """Return how long to wait before an attempt is made again: not at all where nobody is asked."""
-    return 0.0 if _stand_ins else seconds
+    stand_ins = _stand_ins
+    return stand_ins[-1].pause(seconds) if stand_ins else seconds
 
 
 @contextlib.contextmanager

@@ -29,7 +29,8 @@ from llmcache.money.pricing import PriceBook
 from llmcache.money.writer import Writer
 from llmcache.plans import Plan, Plans
 from llmcache.prepared import PreparedCalls
-from llmcache.providers.openai_provider import OpenAIProvider
+from llmcache.providers.base import Provider
+from llmcache.providers.configured import configured_provider
 from llmcache.sealing import seals_of
 from llmcache.tenancy import configured_tenancy
 from llmcache.tiers.base import ByteTier
@@ -95,7 +96,7 @@ class Runtime:
             self.plans = Plans(self.seals)
             self.prepared = PreparedCalls()
             self.prices = PriceBook(settings.prices)
-            self._providers: dict[str, OpenAIProvider] = {}
+            self._providers: dict[str, Provider] = {}
         self.log = _log(settings, self.namespace, self.tiers, self.clock, test)
         self.corrections = CorrectionRows(settings.database, self.namespace)
         self.writer = Writer(self)
@@ -110,7 +111,7 @@ class Runtime:
         self.monotonic = self.clock.monotonic
         self.max_text_bytes = settings.max_text_bytes
 
-    def provider(self, alias: str) -> OpenAIProvider:
+    def provider(self, alias: str) -> Provider:
         """Return the provider of an alias. Raises ``ConfigurationError`` for one that is not in ``PROVIDERS``."""
         provider = self._providers.get(alias)
         if provider is None:
@@ -121,7 +122,7 @@ class Runtime:
                     "Add it there, or write the model as 'provider/model'."
                 )
             with self._lock:
-                provider = self._providers.setdefault(alias, OpenAIProvider(alias, known[alias]))
+                provider = self._providers.setdefault(alias, configured_provider(alias, known[alias]))
             if self._closed:
                 # Of a call that is still under way.
                 provider.close()

@@ -54,6 +54,11 @@ class Cost:
     """``settings``, or the name and version of the book."""
 
 
+def told_cost(cost_usd: Decimal | None) -> Cost | None:
+    """Return a cost that the reply itself tells; None where it tells none."""
+    return None if cost_usd is None else Cost(round(cost_usd * PICO), "", "reply")
+
+
 def dollars(pico_usd: int | None) -> Decimal | None:
     """Return a cost in US dollars; None stays None."""
     return None if pico_usd is None else Decimal(pico_usd) / PICO

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from asyncio import CancelledError
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from llmcache.exceptions import ProviderError
 from llmcache.money.usage import Usage
 from llmcache.providers.schema import ResponseSchema
+
+if TYPE_CHECKING:
+    from llmcache.engine.call import Call
 
 Body = dict[str, Any]
 """A request's body as JSON data."""
@@ -40,6 +44,18 @@ class Reply:
     """The completion as JSON, with a hole where the answer was."""
     service_tier: str | None = None
     """How it was served, where the provider says so: prices differ."""
+    cost_usd: Decimal | None = None
+    """What it cost, where that is told beside the usage: no price book is asked then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a stream that broke off had told of its own cost by then, for all of it that had arrived."""
+
+    usage: Usage
+    model: str | None
+    """The model that really answered."""
+    service_tier: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,48 +72,20 @@ class Failure:
     """Whether the same request may succeed in a moment."""
     retry_after: float | None = None
     """Seconds that the provider asked to wait."""
+    told: Told | None = None
+    """What it consumed all the same, where that was told: then it is not in doubt."""
 
 
-class Provider(Protocol):
-    """A language model behind an API. All methods may be called from many threads at once."""
+class BrokenOff(CancelledError):
+    """A stream's reader has gone, and by then it had told what it cost."""
 
-    @property
-    def alias(self) -> str:
-        """Name of the provider in settings."""
-        ...
+    def __init__(self, told: Told) -> None:
+        super().__init__()
+        self.told = told
 
-    @property
-    def identity(self) -> str:
-        """What names the provider in keys."""
-        ...
 
-    @property
-    def base_url(self) -> str:
-        """Address of the API."""
-        ...
-
-    def make_ready(self, *, for_acall: bool = False) -> None:
-        """Raise ``ConfigurationError`` when a call could not be made, for want of a key say.
-
-        May take a second the first time. ``for_acall``: for ``acall``, not ``call``.
-        """
-        ...
-
-    def require_key(self) -> None:
-        """Raise ``ConfigurationError`` where there is nothing to call it with; no client is made for that."""
-        ...
-
-    def body(self, model: str, system: str | None, schema: ResponseSchema, params: Mapping[str, Any]) -> Body:
-        """Return the body without the user's content, in the order in which it is hashed."""
-        ...
-
-    def prepare(self, body: Body, content: str, unkeyed: Mapping[str, Any]) -> Body:
-        """Return the body that is sent: a copy with the content in its place."""
-        ...
-
-    def ask_again(self, body: Body, answer: str, errors: tuple[dict[str, Any], ...]) -> Body:
-        """Return a body that shows the model its answer and what did not pass."""
-        ...
+class Transport(Protocol):
+    """What makes attempts: a provider, or what stands in its place."""
 
     def call(self, body: Body, *, call_id: str, timeout: float, max_bytes: int) -> Reply | Failure:
         """Make one attempt and return what became of it; ``timeout`` bounds the whole of it, in seconds."""
@@ -119,14 +107,83 @@ class Provider(Protocol):
         """
         ...
 
+
+class Provider(Protocol):
+    """A language model behind an API. All methods may be called from many threads at once."""
+
+    @property
+    def alias(self) -> str:
+        """Name of the provider in settings."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """What names the provider in keys."""
+        ...
+
+    @property
+    def base_url(self) -> str:
+        """Address of the API; empty for a function that does not tell whom it asks."""
+        ...
+
+    def make_ready(self, *, for_acall: bool = False) -> None:
+        """Raise ``ConfigurationError`` when a call could not be made, for want of a key say.
+
+        May take a second the first time. ``for_acall``: for an awaited attempt.
+        """
+        ...
+
+    def require_key(self) -> None:
+        """Raise ``ConfigurationError`` where there is nothing to call it with; no client is made for that."""
+        ...
+
+    def require_unkeyed(self, names: Iterable[str]) -> None:
+        """Raise ``InvalidRequest`` for the name of a parameter that must not be sent without being in the key.
+
+        Those that are, ``body`` refuses where it sets them itself.
+        """
+        ...
+
+    def body(self, model: str, system: str | None, schema: ResponseSchema, params: Mapping[str, Any]) -> Body:
+        """Return the body without the user's content, in the order in which it is hashed."""
+        ...
+
+    def prepare(self, body: Body, content: str | list[dict[str, Any]], unkeyed: Mapping[str, Any]) -> Body:
+        """Return the body that is sent: a copy with the content in its place.
+
+        A str is one message of the user; a list has messages, in the form of chat completions.
+        """
+        ...
+
+    def ask_again(self, body: Body, answer: str, errors: tuple[dict[str, Any], ...]) -> Body:
+        """Return a body that shows the model its answer and what did not pass."""
+        ...
+
+    def transport(self, call: Call) -> Transport:
+        """Return what makes the attempts of a call."""
+        ...
+
     def load(self) -> None:
         """Import what ``completion`` needs, where that may take its time."""
         ...
 
-    def rest(self, model: str, at: float) -> bytes:
-        """Return what ``Reply.rest`` would be of an answer that no model has just given, at a Unix time."""
+    def rest(
+        self, body: Body, at: float, *, reply_id: str = "", usage: Usage | Mapping[str, Any] | None = None
+    ) -> bytes:
+        """Return what ``Reply.rest`` would be of an answer that no model has just given, at a Unix time.
+
+        ``usage``: what it tells of tokens; a mapping is told as it is.
+        """
         ...
 
     def completion(self, rest: bytes, answer: bytes) -> Any:
         """Return the provider's own completion object, made of its parts; None when they are none."""
+        ...
+
+    def reset_after_fork(self) -> None:
+        """Take new locks, in a child: the old ones may have been held by a thread that it does not have."""
+        ...
+
+    def close(self) -> None:
+        """Close the connections."""
         ...

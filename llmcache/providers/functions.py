@@ -3,14 +3,16 @@
 # ruff: noqa: ARG002  # the arguments are those of a contract
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from llmcache.providers.base import Body, Failure, Reply
+from llmcache.money.usage import Usage
+from llmcache.providers.base import Body, Transport
 from llmcache.providers.schema import ResponseSchema
 
 if TYPE_CHECKING:
     from llmcache.engine.background import Errand
+    from llmcache.engine.call import Call
     from llmcache.engine.function_ports import AwaitedFunctionPort
     from llmcache.engine.runtime import Runtime
 
@@ -36,6 +38,9 @@ class FunctionProvider:
     def load(self) -> None:
         """Do nothing: there is no SDK."""
 
+    def require_unkeyed(self, names: Iterable[str]) -> None:
+        """Do nothing: nothing is sent."""
+
     def body(self, model: str, system: str | None, schema: ResponseSchema, params: Mapping[str, Any]) -> Body:
         """Return what stands for a function in a key: where it is defined, and the schema of its values.
 
@@ -43,7 +48,7 @@ class FunctionProvider:
         """
         return {"function": model, "schema": schema.schema}
 
-    def prepare(self, body: Body, content: str, unkeyed: Mapping[str, Any]) -> Body:
+    def prepare(self, body: Body, content: str | list[dict[str, Any]], unkeyed: Mapping[str, Any]) -> Body:
         """Return what calls the function."""
         return {RUN: unkeyed.get(RUN)}
 
@@ -51,29 +56,25 @@ class FunctionProvider:
         """Return the same: a function is not told what was wrong."""
         return body
 
-    def call(self, body: Body, *, call_id: str, timeout: float, max_bytes: int) -> Reply | Failure:
+    def transport(self, call: Call) -> Transport:
         """Raise: the ports of providers never call a function."""
         raise NotImplementedError
 
-    async def acall(
-        self,
-        body: Body,
-        *,
-        call_id: str,
-        timeout: float,
-        max_bytes: int,
-        told: Callable[[str], object] | None = None,
-    ) -> Reply | Failure:
-        """Raise: the ports of providers never call a function."""
-        raise NotImplementedError
-
-    def rest(self, model: str, at: float) -> bytes:
+    def rest(
+        self, body: Body, at: float, *, reply_id: str = "", usage: Usage | Mapping[str, Any] | None = None
+    ) -> bytes:
         """Return what is kept beside a value: nothing."""
         return NO_REST
 
     def completion(self, rest: bytes, answer: bytes) -> Any:
         """Return None: there is no completion."""
         return None
+
+    def reset_after_fork(self) -> None:
+        """Do nothing: there is no lock."""
+
+    def close(self) -> None:
+        """Do nothing: there is no connection."""
 
     def port(self, runtime: Runtime, errand: Errand[Any]) -> AwaitedFunctionPort:
         """Return the port that calls functions in the background, to renew what is stale."""

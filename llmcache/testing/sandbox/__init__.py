@@ -1,4 +1,4 @@
-"""A provider to test against: a real HTTP server on loopback that speaks OpenAI's chat completions. It is no model.
+"""A provider to test against: a real HTTP server on loopback that speaks OpenAI's two APIs. It is no model.
 
 The real ``openai`` SDK talks to it unchanged. Texts it was given are answered with their own data, every other text
 with a filling of the requested schema that is always the same. What each call cost is in a file, before its answer
@@ -9,7 +9,8 @@ leaves, so that a test can compare what was charged with what the caller knows.
         client = openai.OpenAI(base_url=sandbox.base_url, api_key="sandbox")
 
 A request passes ``server`` (HTTP), ``provider`` (what happens to it), ``faults`` (whether it goes wrong), ``charges``
-(tokens, price, file), ``completions`` (the answer), ``schemas`` and ``filling`` (values that fit a JSON schema).
+(tokens, price, file), ``completions`` (the answer), ``responses`` (the same in the other API), ``schemas`` and
+``filling`` (values that fit a JSON schema).
 As a program: ``python -m llmcache.testing.sandbox``; from another program: `start_sandbox_process`.
 """
 

@@ -31,6 +31,10 @@ class Question:
     stream: bool
     include_usage: bool
     """Whether a stream is to end with its usage."""
+    function: str | None = None
+    """The function that has to be called with the answer; None where it is to be said."""
+    api: str = "chat"
+    """``"responses"`` for the Responses API."""
 
 
 def question(body: Any) -> Question:
@@ -44,14 +48,43 @@ def question(body: Any) -> Question:
         raise ValueError("'messages' must be a list of one or more messages.")
     if not isinstance(wanted, dict) or wanted.get("type", "text") not in ("text", "json_object", "json_schema"):
         raise ValueError("'response_format' must be of type text, json_object or json_schema.")
+    if wanted.get("type") == "json_object" and not any(
+        "json" in _text(message.get("content")).lower() for message in messages
+    ):
+        raise ValueError("'messages' must contain the word 'json' in some form, to use 'json_object'.")
+    function, parameters = _function(body.get("tools"), body.get("tool_choice"))
+    schema = _schema(wanted) if wanted.get("type") == "json_schema" else parameters or _told_schema(messages)
     return Question(
         model=model,
         texts=tuple(_text(message.get("content")) for message in messages if message.get("role") == "user"),
-        schema=_schema(wanted) if wanted.get("type") == "json_schema" else None,
+        schema=schema,
         json_object=wanted.get("type") == "json_object",
         stream=body.get("stream") is True,
         include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
+        function=function,
     )
+
+
+def _function(tools: Any, choice: Any) -> tuple[str | None, Schema | None]:
+    """Return the function that has to be called, and the schema of its arguments."""
+    chosen = choice.get("function", {}).get("name") if isinstance(choice, dict) else None
+    if chosen is None:
+        return None, None
+    named = [tool.get("function", {}) for tool in tools or () if isinstance(tool, dict)]
+    found = next((function for function in named if function.get("name") == chosen), None)
+    if found is None:
+        raise ValueError("'tool_choice' must name one of the functions in 'tools'.")
+    return chosen, found.get("parameters", {})
+
+
+def _told_schema(messages: list[Any]) -> Schema | None:
+    """Return the schema that the system is told in words: what its last line is, where that is JSON."""
+    for message in messages:
+        if message.get("role") == "system":
+            _, last = _read(_text(message.get("content")).rpartition("\n")[2])
+            if isinstance(last, dict) and "type" in last:
+                return last
+    return None
 
 
 def _text(content: Any) -> str:
@@ -127,6 +160,24 @@ def completion(asked: Question, completion_id: str, usage: dict[str, Any], text:
     }
 
 
+def with_calls(made: Completion, asked: Question) -> Completion:
+    """Return a completion that says its answer by calling a function, where it is asked for that.
+
+    A fault may have put into its message which functions it calls instead.
+    """
+    for choice in made["choices"]:
+        message = choice["message"]
+        names = message.pop("calls", [asked.function])
+        if asked.function is None or message["content"] is None or not names:
+            continue
+        called = [{"name": name, "arguments": message["content"]} for name in names]
+        message["tool_calls"] = [
+            {"id": f"call_{number}", "type": "function", "function": each} for number, each in enumerate(called)
+        ]
+        message["content"] = None
+    return made
+
+
 def as_json(made: Completion) -> bytes:
     """Return the body that goes out when no stream was asked for."""
     return encode({name: part for name, part in made.items() if name != "usage" or part is not None})
@@ -151,12 +202,18 @@ def _deltas(choice: dict[str, Any], pieces: Iterable[str] | None) -> Iterator[tu
     message = choice["message"]
     yield {"role": "assistant", "content": "", "refusal": None}, None
     for name in ("content", "refusal"):
-        for piece in pieces if pieces is not None and name == "content" else _cut(message[name] or ""):
+        for piece in pieces if pieces is not None and message[name] else cut(message[name] or ""):
             yield {name: piece}, None
+    for index, call in enumerate(message.get("tool_calls", ())):
+        whole = call["function"]["arguments"]
+        begun = {**call, "index": index, "function": {**call["function"], "arguments": ""}}
+        yield {"tool_calls": [begun]}, None
+        for piece in pieces if pieces is not None else cut(whole):
+            yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}, None
     yield {}, choice["finish_reason"]
 
 
-def _cut(text: str) -> Iterator[str]:
+def cut(text: str) -> Iterator[str]:
     """Yield a text in pieces of 1 to 11 characters: a reader must not count on whole words or tokens."""
     at = 0
     while at < len(text):

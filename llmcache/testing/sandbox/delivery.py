@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Iterator
 from typing import Final
 
-from llmcache.testing.sandbox.completions import Completion, Question, as_events, as_json
+from llmcache.testing.sandbox import responses
+from llmcache.testing.sandbox.completions import Completion, Question, as_events, as_json, with_calls
 from llmcache.testing.sandbox.faults import Fault
 from llmcache.testing.sandbox.server import head, reset
 
@@ -22,6 +23,9 @@ async def deliver(
         completion["choices"][0]["message"]["content"] = _HOLE
     elif fault.change is not None:
         fault.change(completion, asked.schema)
+    completion = with_calls(completion, asked)
+    if asked.api == "responses":
+        completion = responses.response(completion)
     make = _stream if asked.stream else _body
     pieces = make(completion, asked, fault.content_bytes, request_id)
     if fault.delivery == "reset in body":
@@ -65,7 +69,10 @@ def _body(completion: Completion, _: Question, content_bytes: int, request_id: s
 def _stream(completion: Completion, asked: Question, content_bytes: int, request_id: str) -> Iterator[bytes]:
     yield head(200, "text/event-stream; charset=utf-8", request_id, ("Transfer-Encoding", "chunked"))
     pieces = _filler(content_bytes) if content_bytes else None
-    for event in as_events(completion, include_usage=asked.include_usage, pieces=pieces):
+    events = as_events(completion, include_usage=asked.include_usage, pieces=pieces)
+    if asked.api == "responses":
+        events = responses.as_events(completion, pieces=pieces)
+    for event in events:
         yield b"%x\r\n%s\r\n" % (len(event), event)
     yield b"0\r\n\r\n"
 

@@ -208,6 +208,24 @@ def broken_json(*, cut: bool = False) -> Fault:
     return _content("broken_json", breaking)
 
 
+def calls(*names: str) -> Fault:
+    """Call these functions with the right answer, and no other; without a name, say it. Charged.
+
+    Where the request wants no function to be called, nothing is wrong.
+    """
+
+    def change(completion: Completion, _: Schema | None) -> None:
+        completion["choices"][0]["message"]["calls"] = list(names)
+
+    return Fault("calls", charged=True, change=change)
+
+
+def breaks_off(code: str = "server_error") -> Fault:
+    """Answer with a response that failed, for this reason, after it had been said; the Responses API alone. Charged."""
+    error = {"code": code, "message": "The sandbox broke it off, as it was told to."}
+    return Fault("breaks_off", charged=True, change=lambda completion, _: completion.update(error=error, usage=None))
+
+
 def fenced_json() -> Fault:
     """Answer with the right JSON inside a fence of Markdown. Charged."""
     return _content("fenced_json", lambda content: f"```json\n{content}\n```")
@@ -219,7 +237,7 @@ FACTORIES: Final[Mapping[str, Callable[..., Fault]]] = {
         *(rate_limited, server_error, unauthorized, bad_request, redirect, error_object, reset_before_charge, hang),
         *(reset_after_charge, reset_mid_body, garbage, empty_body, missing_usage, odd_usage, slow, drip, huge),
         *(refusal, content_filter, null_content, empty_content, says, empty_choices),
-        *(truncated, wrong_json, broken_json, fenced_json),
+        *(truncated, wrong_json, broken_json, fenced_json, calls, breaks_off),
     )
 }
 """The faults by the names that they have over HTTP."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import EllipsisType
 from typing import Any, Final, Self
 
-from llmcache.testing.sandbox import completions, delivery, faults
+from llmcache.testing.sandbox import completions, delivery, faults, responses
 from llmcache.testing.sandbox.charges import ChargeFile, tokens_of_call
 from llmcache.testing.sandbox.completions import Completion, Question
 from llmcache.testing.sandbox.faults import Fault, error_reply
@@ -24,9 +24,13 @@ _KEPT_REQUESTS: Final = 1_000
 _SECRET_HEADERS: Final = frozenset({"authorization", "api-key", "x-api-key"})
 _ABOUT: Final = b"""This is the llmcache sandbox provider. It is not a language model.
 
-It speaks OpenAI's chat completions (POST /v1/chat/completions) and answers with data that it was given, or with a
-mechanical filling of the JSON schema it is asked for. Its tokens and prices are invented.
+It speaks OpenAI's chat completions (POST /v1/chat/completions) and its Responses API (POST /v1/responses). It answers
+with data that it was given, or with a mechanical filling of the JSON schema it is asked for. Its tokens and prices are
+invented.
 """
+
+_QUESTIONS: Final = {"/chat/completions": completions.question, "/responses": responses.question}
+"""What reads the requests, by their paths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +183,7 @@ class Sandbox:
     # -- in the server's thread -------------------------------------------------------------------------------
 
     async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> None:
-        if request.path not in ("/v1/chat/completions", "/chat/completions"):
+        if request.path.removeprefix("/v1") not in _QUESTIONS:
             writer.write(self._page(request).as_bytes("none"))
         elif request.method != "POST":
             writer.write(Reply(405, headers=(("Allow", "POST"),)).as_bytes("none"))
@@ -194,7 +198,7 @@ class Sandbox:
             self._requests.append(RecordedRequest(body, kept))
         await self._gate.wait()
         try:
-            asked = completions.question(body)
+            asked = _QUESTIONS[request.path.removeprefix("/v1")](body)
         except ValueError as error:
             writer.write(error_reply(400, "invalid_request_error", None, str(error)).as_bytes(request_id))
             return
