@@ -27,7 +27,20 @@ def main() -> None:
 
     from django.core.management import call_command
 
-    from benchmarks import asynchronous, batches, faults, footprint, hits, imports, ledger, log, misses, steps, warming
+    from benchmarks import (
+        asynchronous,
+        batches,
+        faults,
+        footprint,
+        hits,
+        imports,
+        ledger,
+        log,
+        misses,
+        steps,
+        streams,
+        warming,
+    )
 
     place = Path(_place.name)
     reports: dict[str, Callable[[], Iterator[str]]] = {
@@ -39,6 +52,7 @@ def main() -> None:
         "asynchronous": lambda: asynchronous.report(place),
         "log": log.report,
         "batches": batches.report,
+        "streams": streams.report,
         "faults": lambda: faults.report(place),
         "footprint": lambda: footprint.report(place),
         "imports": imports.report,

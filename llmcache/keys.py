@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
@@ -57,8 +57,21 @@ def plan_state(
     return state
 
 
+class Sample(NamedTuple):
+    """The variant of a further answer to a request."""
+
+    of: str | int | None
+    """The request's own variant."""
+    number: int
+    """Which of its further answers it is, from 1: the first answer is that of the request itself."""
+
+
 def scope(
-    tenant: str | None, subject: str | None, tags: Iterable[str], version: str | None, variant: str | int | None
+    tenant: str | None,
+    subject: str | None,
+    tags: Iterable[str],
+    version: str | None,
+    variant: str | int | Sample | None,
 ) -> bytes:
     """Return the bytes of what a call names beside its content; a word and nothing are never equal."""
     names = sorted({tag.encode() for tag in tags})
@@ -66,9 +79,12 @@ def scope(
     return b"".join((*parts, _tagged(version), _tagged(variant), _TEXT))
 
 
-def _tagged(value: str | int | None) -> bytes:
+def _tagged(value: str | int | Sample | None) -> bytes:
     if value is None:
         return b"\0"
+    if isinstance(value, Sample):
+        # A tag of its own: no word and no number that a project calls a variant is one of another's samples.
+        return b"\3" + value.number.to_bytes(8, "little") + _tagged(value.of)
     if isinstance(value, str):
         return b"\1" + frame(value.encode())
     return b"\2" + frame(str(value).encode())

@@ -150,6 +150,7 @@ class Plans:
             named = kind or default_kind(response)
             plan = Plan(response, provider, model, system, named, version_of(named), params, self._seals)
             self._warn_of_shared_kind(plan)
+            self._tell_of_fallback(response)
             self._keep(lookup, plan)
         return plan
 
@@ -176,6 +177,16 @@ class Plans:
                 while len(self._types) > MAX_PLANS:
                     self._types.popitem(last=False)
         return response
+
+    def _tell_of_fallback(self, response: ResponseType) -> None:
+        # By what is sent: an annotation that is written where it is used is another object each time.
+        sent = frozenset({(response.name, response.fingerprint)})
+        if not response.schema.strict and sent not in self._told and len(self._told) < MAX_PLANS:
+            self._told.add(sent)
+            logger.info(
+                "The response type %s is asked for without strict mode: %s.",
+                *(response.name, response.schema.fallback_reason),
+            )
 
     def _warn_of_shared_kind(self, plan: Plan) -> None:
         here = (plan.response.module, plan.response.name)

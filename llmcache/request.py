@@ -180,17 +180,21 @@ def tag_names(value: object) -> tuple[str, ...]:
 
 def scope(tenant: object, subject: object, tags: tuple[str, ...], version: object, variant: object) -> bytes:
     """Return what of these goes into the key; None means that none was named."""
-    if isinstance(variant, bool) or (variant is not None and not isinstance(variant, (str, int))):
-        raise InvalidRequest(f"variant= must be a str, an int or None; got {_shown(variant)}.")
-    if isinstance(variant, int) and abs(variant) >= 2**63:
-        raise InvalidRequest("variant= must be an int of at most 63 bits.")
     return keys.scope(
         None if tenant is None else word("tenant", tenant),
         None if subject is None else word("subject", subject),
         tags,
         None if version is None else word("version", version),
-        word("variant", variant) if isinstance(variant, str) else variant,
+        keys.Sample(_variant(variant.of), variant.number) if isinstance(variant, keys.Sample) else _variant(variant),
     )
+
+
+def _variant(value: object) -> str | int | None:
+    if isinstance(value, bool) or (value is not None and not isinstance(value, (str, int))):
+        raise InvalidRequest(f"variant= must be a str, an int or None; got {_shown(value)}.")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise InvalidRequest("variant= must be an int of at most 63 bits.")
+    return word("variant", value) if isinstance(value, str) else value
 
 
 def cache_use(value: object) -> CacheUse:
@@ -250,6 +254,10 @@ def _unkeyed_names(value: object) -> frozenset[str]:
 
 @lru_cache(maxsize=1_024)
 def _refuse_name(name: str) -> None:
+    if name in ("n", "samples"):
+        raise InvalidRequest(
+            f"{name}= cannot be passed: a call has one answer. llmcache.extract_samples(…, samples=5) asks for several."
+        )
     if name in RESERVED_FIELDS:
         raise InvalidRequest(
             f"{name}= cannot be passed: llmcache sets it, or its answer could not be cached as one value."

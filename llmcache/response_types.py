@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import logging
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType, UnionType
@@ -17,8 +16,6 @@ from typing_extensions import TypedDict
 from llmcache import keys
 from llmcache.exceptions import UnsupportedType
 from llmcache.providers.schema import ResponseSchema, response_schema
-
-logger = logging.getLogger("llmcache.call")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +83,33 @@ def response_type(annotation: Any) -> ResponseType:
         )
         if error.code == "typed-dict-version":
             why = "below Python 3.12 a TypedDict must come from typing_extensions"
+    except _LazyError:
+        why = "the items of an Iterable or Generator are validated only when they are gone through; write list"
     except Exception as error:  # noqa: BLE001  # a type's own hooks run here, and may raise anything
         why = f"pydantic raised {type(error).__name__}"
     raise UnsupportedType(
         f"The response type {shown} cannot be used: {why}. Use a BaseModel, dataclass, TypedDict, Enum, Literal, "
-        "Union, list or dict of types that pydantic can turn into a JSON schema."
+        "Union, list, tuple, set or dict of types that pydantic can turn into a JSON schema."
     )
+
+
+class _LazyError(Exception):
+    """A part of a type is validated after its value has been given, and stored."""
+
+
+def _refuse_lazy(core_schema: Any) -> None:
+    """Raise ``_LazyError`` for a validator that takes whatever comes, and looks at it later."""
+    if isinstance(core_schema, dict):
+        node = cast("dict[str, Any]", core_schema)
+        if node.get("type") == "generator":
+            raise _LazyError
+        for name, inner in node.items():
+            # Neither of them is a schema: a default is the type's own business, and metadata anybody's.
+            if name not in ("default", "metadata") or not isinstance(node.get("type"), str):
+                _refuse_lazy(inner)
+    elif isinstance(core_schema, (list, tuple)):
+        for inner in cast("list[Any]", core_schema):
+            _refuse_lazy(inner)
 
 
 def type_name(annotation: Any) -> str:
@@ -141,17 +159,17 @@ def _make_ready(annotation: Any, shown: str) -> ResponseType:
     built = tuple((model, model.__pydantic_validator__) for model in models)
     if _is_class(annotation) and issubclass(annotation, BaseModel):
         sent = response_schema(shown, annotation.model_json_schema())
+        _refuse_lazy(annotation.__pydantic_core_schema__)
         validator: Any = annotation.__pydantic_validator__
         # The bare validator: pydantic's own method around it costs a third of a small hit.
         validate: Callable[[bytes], Any] = validator.validate_json
     else:
         adapter: TypeAdapter[Any] = TypeAdapter(annotation)
         sent = response_schema(shown, adapter.json_schema())
+        _refuse_lazy(adapter.core_schema)
         validate = cast("Any", adapter.validator).validate_json
     if sent.wrapped:
         validate = _unwrapping(annotation)
-    if not sent.strict:
-        logger.info("The response type %s is asked for without strict mode: %s.", shown, sent.fallback_reason)
     return ResponseType(
         annotation=annotation,
         name=shown,

@@ -247,8 +247,9 @@ class Batching:
     ) -> Batch[Any]:
         """Return what ``extract`` does of each item, in their order; equal items are asked once.
 
-        ``contents``: texts, or with ``content`` anything that has one: the name of the field that holds it
-        (``"ticket__body"`` goes through a relation), or a function that returns it. A queryset is read without keeping
+        ``contents``: what ``extract`` takes (texts, lists of parts, lists of messages), or with ``content`` anything
+        that has one: the name of the field that holds it (``"ticket__body"`` goes through a relation), or a function
+        that returns it. A queryset is read without keeping
         its rows. ``tenant``, ``subject``, ``tags``: one value for all items; or a list with one for each; or a function
         that is given the item. ``on_error``: ``"raise"`` the first error once what has begun has ended, or
         ``"collect"`` errors in ``.errors``, with None among the values. ``concurrency``: how many threads ask the
@@ -336,7 +337,7 @@ class Batching:
                 progress,
             )
         except Exception as error:  # noqa: BLE001  # what goes wrong is raised where the call is awaited
-            return _raised(error)
+            return raised(error)
         return work.agather(order)
 
     @overload
@@ -425,5 +426,6 @@ class Batching:
         raise NotImplementedError
 
 
-async def _raised(error: Exception) -> Any:
+async def raised(error: Exception) -> Any:
+    """Raise an error where it is awaited."""
     raise error

@@ -11,15 +11,17 @@ from itertools import count, starmap
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from llmcache import request
+from llmcache.content.own import own_content
 from llmcache.exceptions import InvalidRequest, LLMCacheError
 from llmcache.request import NOT_GIVEN
 from llmcache.tenancy import Tenancy
 
-PER_ITEM: Final = ("tenant", "subject", "tags")
-"""The options that each item may have of its own."""
+PER_ITEM: Final = ("tenant", "subject", "tags", "variant")
+"""The options that each item may have of its own; variants, where the items are samples."""
 
 _Tell: TypeAlias = Callable[[int, Any], Any]
 _ROWS_AT_ONCE: Final = 500
+_VARIANT: Final = request.OPTIONS.index("variant")
 
 
 class Asked(NamedTuple):
@@ -29,7 +31,7 @@ class Asked(NamedTuple):
     """Its place among the items, from 0."""
     item: Any
     content: Any
-    """Its text; whether it can be used is not looked at yet."""
+    """Its text, parts or messages; whether they can be used is not looked at yet."""
     options: tuple[Any, ...]
     """As ``request.OPTIONS`` orders them; the same object for items that have the same."""
     error: LLMCacheError | None = None
@@ -60,11 +62,12 @@ class Intake:
         self._tenancy = tenancy
         self._tells: list[tuple[int, _Tell]] = []
         for name in PER_ITEM:
-            place, tell = request.OPTIONS.index(name), _told(name, own[name], size)
+            place, value = request.OPTIONS.index(name), own.get(name, NOT_GIVEN)
+            tell = _told(name, value, size)
             if tell is not None:
                 self._tells.append((place, tell))
-            elif own[name] is not NOT_GIVEN:
-                options = _with(options, place, own[name])
+            elif value is not NOT_GIVEN:
+                options = _with(options, place, value)
         tells_tenant = any(place == request.OPTIONS.index("tenant") for place, _ in self._tells)
         # Once for the whole batch, here and now: later, somebody else's request may be under way.
         self.options = options if tenancy is None or tells_tenant else tenancy.named(options)
@@ -72,14 +75,14 @@ class Intake:
 
     @property
     def is_alike(self) -> bool:
-        """Whether all items have the same options."""
-        return not self._tells
+        """Whether all items have the same options, but for their variants."""
+        return all(place == _VARIANT for place, _ in self._tells)
 
     def take(self, index: int, item: Any) -> Asked:
         """Return one item, ready to be looked for. Raises what the caller's own functions raise."""
         if self._is_plain:
-            return _asked((index, None, item, self.options, None))
-        options, content = self.options, item if self._text is None else self._text(item)
+            return _asked((index, None, item if type(item) is str else own_content(item), self.options, None))
+        options, content = self.options, own_content(item if self._text is None else self._text(item))
         for place, tell in self._tells:
             options = _with(options, place, tell(index, item))
         kept = item if self._keeps_items else None

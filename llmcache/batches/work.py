@@ -25,6 +25,7 @@ from pydantic import ValidationError
 from llmcache import request, workers
 from llmcache.batches.batch import Batch, Ended, Finished, Progress
 from llmcache.batches.items import Asked, Intake, aitems_of, items_of, size_of
+from llmcache.content.reading import encoded
 from llmcache.engine import process
 from llmcache.exceptions import InvalidRequest, LLMCacheError
 from llmcache.extraction import own_copy, seconds_of
@@ -120,6 +121,18 @@ class Order:
         if hits.items:
             self._tell(len(hits.items))
         return hits
+
+
+class SamplesOrder(Order):
+    """An order whose items are one and the same content: it is read once, and what is wrong with it is no item's."""
+
+    @sensitive_variables()
+    def begin(self) -> _Sorting:
+        sorting, now = super().begin(), process.current() if self.now is None else self.now
+        content, *others = self.contents
+        made = encoded(content, now.settings.max_text_bytes, now.settings.max_file_bytes)
+        self.contents = [made.decode() if isinstance(made, bytes) else made] * (1 + len(others))
+        return sorting
 
 
 def _teller(progress: Progress | None, size: int | None) -> Callable[[int], None]:

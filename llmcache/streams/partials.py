@@ -7,36 +7,19 @@ so does an answer that came whole.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
-from types import UnionType
-from typing import (
-    Annotated,
-    Any,
-    Final,
-    NotRequired,
-    Required,
-    TypeGuard,
-    TypeVar,
-    Union,
-    cast,
-    get_args,
-    get_origin,
-)
+from itertools import chain
+from typing import Any, Final, cast, get_args, get_origin
 
-from pydantic import AliasChoices, BaseModel, RootModel, TypeAdapter
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, RootModel, TypeAdapter
 from pydantic_core import from_json, to_json
+from typing_extensions import is_typeddict
 
-# Those of `typing` do not know the types of `typing_extensions`, which pydantic wants below Python 3.12.
-from typing_extensions import ReadOnly, get_type_hints, is_typeddict
-
-from llmcache.response_types import ResponseType, structure
-
-_T = TypeVar("_T")
+from llmcache.response_types import ResponseType
+from llmcache.streams.shapes import ARRAYS, bare, branch, fields, is_root, kept, row
 
 NOTHING: Final[Any] = object()
 """Stands for a value of which nothing can be said yet."""
@@ -82,8 +65,9 @@ class Cuts:
         self._parts.append(piece)
         self._length += len(piece)
         self._is_held = _CUT.match(piece, len(piece) - 1) is not None
-        ends = [before + found.end() for found in _CUT.finditer(piece, 0, len(piece) - 1)]
-        for end in [before, *ends] if was_held else ends:
+        # Found as they are wanted: a stored answer comes in one piece, and its first value is not to wait for the last.
+        ends = (before + found.end() for found in _CUT.finditer(piece, 0, len(piece) - 1))
+        for end in chain((before,) if was_held else (), ends):
             if end - self._last > self._last // _SHARE:
                 self._last = end
                 yield self.text[:end]
@@ -146,17 +130,43 @@ def _built(annotation: Any, data: Any, *, is_open: bool) -> Any:
         value = _validated(annotation, data)
         if value is not NOTHING:
             return value
-    annotation = _bare(annotation)
+    annotation = bare(annotation)
+    if not isinstance(data, (dict, list)):
+        return data if is_open and annotation is str and isinstance(data, str) else NOTHING
+    annotation = branch(annotation, data, is_open=is_open)
+    if is_root(annotation):
+        return _root_of(annotation, data, is_open=is_open)
     if isinstance(data, dict):
         return _object(annotation, cast("dict[str, Any]", data), is_open=is_open)
-    origin, args = get_origin(annotation), get_args(annotation)
-    if isinstance(data, list):
-        if _is_root(annotation):
-            return _root_of(annotation, data, is_open=is_open)
-        if origin is list and args:
-            return _each(args[0], cast("list[Any]", data), is_open=is_open)
+    return _array(annotation, cast("list[Any]", data), is_open=is_open)
+
+
+def _array(annotation: Any, items: list[Any], *, is_open: bool) -> Any:
+    places = row(annotation)
+    if places is not None:
+        return _row(annotation, places, items, is_open=is_open)
+    make, args = ARRAYS.get(get_origin(annotation)), get_args(annotation)
+    if make is None or not args:
         return NOTHING
-    return data if is_open and annotation is str and isinstance(data, str) else NOTHING
+    if make not in (set, frozenset):
+        return make(_each(args[0], items, is_open=is_open))
+    # What grows would be another item each time, and not every part of one can be in a set.
+    whole = [_validated(args[0], item) for item in (items[:-1] if is_open else items)]
+    try:
+        return make([each for each in whole if each is not NOTHING])
+    except Exception:  # noqa: BLE001  # an item's own hash
+        return NOTHING
+
+
+def _row(annotation: Any, places: tuple[Any, ...], items: list[Any], *, is_open: bool) -> Any:
+    """Return a tuple of fixed length, with None in the places that are not there yet."""
+    last = len(items) - 1
+    built = [
+        NOTHING if number > last else _built(each, items[number], is_open=is_open and number == last)
+        for number, each in enumerate(places)
+    ]
+    values = [None if each is NOTHING else each for each in built]
+    return tuple.__new__(annotation, values) if isinstance(annotation, type) else tuple(values)
 
 
 def _each(annotation: Any, items: list[Any], *, is_open: bool) -> list[Any]:
@@ -171,14 +181,12 @@ def _object(annotation: Any, data: dict[str, Any], *, is_open: bool) -> Any:
         inner = get_args(annotation)[1]
         built = {name: _built(inner, each, is_open=name == last) for name, each in data.items()}
         return {name: each for name, each in built.items() if each is not NOTHING}
-    if _is_root(annotation):
-        return _root_of(annotation, data, is_open=is_open)
-    fields = _kept(_FIELDS, annotation, _fields_of)
-    if fields is None:
+    named = fields(annotation)
+    if named is None:
         return NOTHING
     values = {
         name: NOTHING if key not in data else _built(inner, data[key], is_open=key == last)
-        for name, (key, inner) in fields.items()
+        for name, (key, inner) in named.items()
     }
     return _made(annotation, values)
 
@@ -206,65 +214,7 @@ def _made(annotation: Any, values: dict[str, Any]) -> Any:
     return made
 
 
-_MOST_KEPT: Final = 1_000
-_FIELDS: Final[dict[Any, tuple[Any, dict[str, tuple[str, Any]] | None]]] = {}
 _ADAPTERS: Final[dict[Any, tuple[Any, TypeAdapter[Any] | None]]] = {}
-
-
-def _kept(known: dict[Any, tuple[Any, _T]], annotation: Any, make: Callable[[Any], _T]) -> _T:
-    """Return what was made of a type; made now where it is not known yet."""
-    # Types that are equal to Python are not the same type; see `structure`, which wants them kept alive.
-    key = structure(annotation)
-    found = known.get(key)
-    if found is None:
-        if len(known) >= _MOST_KEPT:
-            known.clear()
-        found = known[key] = annotation, make(annotation)
-    return found[1]
-
-
-def _is_class(annotation: Any) -> TypeGuard[type]:
-    return isinstance(annotation, type) and get_origin(annotation) is None
-
-
-def _is_root(annotation: Any) -> TypeGuard[type[RootModel[Any]]]:
-    return _is_class(annotation) and issubclass(annotation, RootModel)
-
-
-def _fields_of(annotation: Any) -> dict[str, tuple[str, Any]] | None:
-    """Return the fields of a type, each with its name in the answer and its own type; None for one without fields."""
-    if _is_class(annotation) and issubclass(annotation, BaseModel):
-        return {name: (_key_of(name, field), field.annotation) for name, field in annotation.model_fields.items()}
-    if not dataclasses.is_dataclass(annotation) and not is_typeddict(annotation):
-        return None
-    try:
-        hints = get_type_hints(annotation, include_extras=True)
-    except (NameError, TypeError):
-        return None
-    if dataclasses.is_dataclass(annotation):
-        told: dict[str, FieldInfo] = getattr(annotation, "__pydantic_fields__", {})
-        named = [field.name for field in dataclasses.fields(annotation) if field.init]
-        return {name: (_key_of(name, told.get(name)), hints[name]) for name in named}
-    return {name: (name, hint) for name, hint in hints.items()}
-
-
-def _key_of(name: str, field: FieldInfo | None) -> str:
-    told: Any = None if field is None else field.validation_alias or field.alias
-    if isinstance(told, AliasChoices):
-        told = next((each for each in told.choices if isinstance(each, str)), None)
-    return told if isinstance(told, str) else name
-
-
-def _bare(annotation: Any) -> Any:
-    """Return a type without what surrounds it: its constraints, ``| None``, ``Required``."""
-    while True:
-        origin, args = get_origin(annotation), get_args(annotation)
-        if origin in (Annotated, Required, NotRequired, ReadOnly):
-            annotation = args[0]
-        elif origin in (Union, UnionType) and len(some := [arg for arg in args if arg is not type(None)]) == 1:
-            annotation = some[0]
-        else:
-            return annotation
 
 
 def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
@@ -280,7 +230,7 @@ def _refused(_: str) -> Any:
 
 def _validated(annotation: Any, data: Any) -> Any:
     """Return the value of a part that is whole; ``NOTHING`` where it is not valid."""
-    adapter = _kept(_ADAPTERS, annotation, _adapter)
+    adapter = kept(_ADAPTERS, annotation, _adapter)
     if adapter is None:
         return NOTHING
     try:
