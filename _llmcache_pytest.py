@@ -1,4 +1,4 @@
-"""The pytest plugin of llmcache: every test is one of its own, and two fixtures.
+"""The pytest plugin of llmcache: every test is one of its own, and three fixtures.
 
 It lies outside of the package because pytest loads it in every project that shares its environment with llmcache: with
 it come neither Django nor the package, until a test uses a fixture or a project has the app installed. Under the name
@@ -7,14 +7,103 @@ it come neither Django nor the package, until a test uses a fixture or a project
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 if TYPE_CHECKING:
     from llmcache import testing
+
+_OPTION: Final = "--llmcache-record"
+_VARIABLE: Final = "LLMCACHE_RECORD"
+_MARKER: Final = "llmcache_cassette"
+_FIXTURE: Final = "llmcache_cassette"
+_before = pytest.StashKey[str | None]()
+_failed = pytest.StashKey[bool]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that has cassettes recorded."""
+    group = parser.getgroup("llmcache")
+    try:
+        group.addoption(
+            _OPTION,
+            metavar="MODE",
+            nargs="?",
+            const="new",
+            default=None,
+            help="record providers' answers in cassettes: 'new' what is missing (so without MODE), 'all' whatever is "
+            "asked for, 'none' nothing.",
+        )
+    except ValueError:
+        # Loaded by -p too, under its other name.
+        return
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let cassettes know how the run records; one that cannot be used ends it."""
+    config.addinivalue_line(
+        "markers",
+        f"{_MARKER}(name=None, *, shared=False, strict=False, redact=None): play what a provider answered once, and "
+        "record it with --llmcache-record; see llmcache.testing.cassette.",
+    )
+    told = config.getoption(_OPTION, None)
+    if told is not None and _before not in config.stash:
+        config.stash[_before] = os.environ.get(_VARIABLE)
+        # The variable reaches the cassettes that are not made by the fixture.
+        os.environ[_VARIABLE] = told
+    if os.environ.get(_VARIABLE, "none") != "none":
+        from llmcache.testing.cassettes import modes
+        from llmcache.testing.cassettes.errors import CassetteError
+
+        try:
+            modes.mode_of(None)
+        except CassetteError as error:
+            _forget_option(config)
+            raise pytest.UsageError(str(error)) from None
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave the environment as it was."""
+    _forget_option(config)
+
+
+def _forget_option(config: pytest.Config) -> None:
+    if _before not in config.stash:
+        return
+    before = config.stash[_before]
+    del config.stash[_before]
+    if before is None:
+        os.environ.pop(_VARIABLE, None)
+    else:
+        os.environ[_VARIABLE] = before
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give what is marked its cassette: a method of a ``TestCase`` cannot ask for a fixture."""
+    for item in items:
+        names: list[str] | None = getattr(item, "fixturenames", None)
+        if names is not None and _FIXTURE not in names and item.get_closest_marker(_MARKER) is not None:
+            # Before the test's own fixtures, so that what they ask for is played too.
+            names.insert(_first_of_the_test(item, names), _FIXTURE)
+
+
+def _first_of_the_test(item: Any, names: list[str]) -> int:
+    """Return where the fixtures begin that are a test's alone: those of wider scope belong to no test."""
+    known = item._fixtureinfo.name2fixturedefs
+    scopes = [known[name][-1].scope if name in known else "session" for name in names]
+    return scopes.index("function") if "function" in scopes else len(names)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Note that a test has failed, or was skipped: its cassette is then neither complained of nor trimmed."""
+    if call.excinfo is not None:
+        item.stash[_failed] = True
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -76,3 +165,43 @@ def assert_provider_calls() -> type[testing.assert_provider_calls]:
     from llmcache.testing import assert_provider_calls
 
     return assert_provider_calls
+
+
+@pytest.fixture
+def llmcache_redact() -> Callable[[str], str] | None:
+    """What returns a text as it may be recorded in ``llmcache_cassette``; to be overridden."""
+    return None
+
+
+@pytest.fixture
+def llmcache_cassette(
+    request: pytest.FixtureRequest, llmcache_redact: Callable[[str], str] | None
+) -> Iterator[testing.Cassette]:
+    """What a provider answered once, played from a file of this test's own, or from the one that the mark names."""
+    from llmcache.testing import Cassette
+    from llmcache.testing.cassettes import places
+
+    item: Any = request.node
+    told = item.get_closest_marker(_MARKER)
+    arguments = _arguments(*((), {}) if told is None else (told.args, told.kwargs))
+    name = arguments.pop("name")
+    names = [each.name for each in item.listchain() if isinstance(each, pytest.Class)]
+    path = places.of_test(item.path, [*names, item.name]) if name is None else places.named(name, item.path)
+    cassette = Cassette(path, **{"redact": llmcache_redact, **arguments})
+    with cassette:
+        try:
+            yield cassette
+        finally:
+            cassette.close(failed=item.stash.get(_failed, False))
+
+
+def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return what a mark says; as a function's call would be, a wrong one is a TypeError."""
+
+    def read(name: Any = None, **options: Any) -> dict[str, Any]:
+        unknown = options.keys() - {"shared", "strict", "redact"}
+        if unknown:
+            raise TypeError(f"The mark {_MARKER} takes name, shared, strict and redact, not {min(unknown)!r}.")
+        return {"name": name, **options}
+
+    return read(*args, **kwargs)

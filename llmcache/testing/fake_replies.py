@@ -24,7 +24,7 @@ from llmcache.exceptions import (
 )
 from llmcache.money.usage import Usage, told_usage
 from llmcache.plans import Plan
-from llmcache.providers.base import Body, Failure, Reply
+from llmcache.providers.base import Body, Failure, Provider, Reply
 
 PLAUSIBLE: Final[Mapping[str, Any]] = {}
 """As a usage: tokens in proportion to what is sent and answered."""
@@ -92,47 +92,26 @@ def _comes_back(value: Any, text: str, plan: Plan) -> bool:
     return loaded == value or type(value).__eq__ is object.__eq__
 
 
-def reply_of(value: Any, text: str | None, usage: Usage | Mapping[str, Any] | None, body: Body, number: int) -> Reply:
-    """Return a completion with this text, or one that is refused or cut where the value is such an error."""
-    refused, cut = isinstance(value, Refused), isinstance(value, Truncated)
-    finish = "length" if cut else "stop"
-    message = {"role": "assistant", "content": None, "refusal": "No." if refused else None, "annotations": []}
-    told = _told(usage, body, text or "")
-    rest = {
-        "id": f"chatcmpl-fake-{number}",
-        "object": "chat.completion",
-        "created": int(time.time()),
-        "model": body["model"],
-        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish}],
-        **({} if told is None else {"usage": told}),
-    }
+def reply_of(
+    value: Any,
+    text: str | None,
+    usage: Usage | Mapping[str, Any] | None,
+    provider: Provider,
+    body: Body,
+    number: int,
+) -> Reply:
+    """Return a reply with this text, or one that is refused or cut where the value is such an error."""
+    if usage is PLAUSIBLE:
+        usage = Usage(_tokens(json.dumps(body)), 0, _tokens(text or ""))
     return Reply(
         answer=text,
-        finish_reason=finish,
-        refused=refused,
+        finish_reason="length" if isinstance(value, Truncated) else "stop",
+        refused=isinstance(value, Refused),
         model=body["model"],
-        usage=told_usage(told),
+        usage=usage if isinstance(usage, Usage) else told_usage(usage),
         request_id=f"req_fake_{number}",
-        rest=json.dumps(rest, separators=(",", ":")).encode(),
+        rest=provider.rest(body, int(time.time()), reply_id=f"chatcmpl-fake-{number}", usage=usage),
     )
-
-
-def _told(usage: Usage | Mapping[str, Any] | None, body: Body, text: str) -> Mapping[str, Any] | None:
-    """Return a usage as OpenAI tells it."""
-    if usage is PLAUSIBLE:
-        usage = Usage(_tokens(json.dumps(body)), 0, _tokens(text))
-    if not isinstance(usage, Usage):
-        return usage
-    prompt = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": usage.output_tokens,
-        "total_tokens": usage.total_tokens,
-        "prompt_tokens_details": {
-            "cached_tokens": usage.cache_read_tokens,
-            "cache_write_tokens": usage.cache_write_tokens,
-        },
-    }
 
 
 def _tokens(text: str) -> int:

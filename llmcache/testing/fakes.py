@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from django.utils.functional import Promise
 
@@ -32,6 +32,9 @@ from llmcache.testing.fake_replies import (
     reply_of,
 )
 
+if TYPE_CHECKING:
+    from llmcache.conf import Settings
+
 _Usage = Usage | Mapping[str, Any] | None
 _Sort = tuple[str, str]
 """A response type's name and the fingerprint of its schema: all of it that a provider sees."""
@@ -45,8 +48,8 @@ class NoFakeAnswer(AssertionError):
 class FakeCall:
     """One attempt that a fake provider has answered."""
 
-    content: str = field(repr=False)
-    """The text of the call."""
+    content: str | list[dict[str, Any]] = field(repr=False)
+    """The text of the call; its messages where it was no single text."""
     response_model: Any
     """The response type."""
     kind: str
@@ -89,8 +92,9 @@ class Fake:
     ) -> None:
         """Give this answer, each time that the provider is asked.
 
-        ``text_or_type``: the whole text of a call, or a response type. ``response_model``: with a text, the type that
-        it has to be asked for. ``value``: an instance, JSON data, or the provider's answer as text (bytes; also a str
+        ``text_or_type``: the whole text of a call (of one with messages or parts: of the user's last message, what of
+        it is text), or a response type. ``response_model``: with a text, the type that it has to be asked for.
+        ``value``: an instance, JSON data, or the provider's answer as text (bytes; also a str
         where the type is a model, dataclass, TypedDict or dict, so that an answer can be no JSON at all). An error
         (instance or class) is what the provider causes: ``RateLimited``, ``ProviderUnavailable``, ``ProviderTimeout``,
         ``AuthenticationFailed``, ``ProviderError``, ``Refused``, ``Truncated``, ``ValidationFailed``. ``usage``: a
@@ -153,7 +157,8 @@ class Fake:
     def _find(self, call: Call) -> _Answers:
         sort = call.plan.response.name, call.plan.response.fingerprint
         with self._lock:
-            for found in ((call.content, sort), (call.content, None), (None, sort)):
+            text = call.content if isinstance(call.content, str) else call.content.text
+            for found in ((text, sort), (text, None), (None, sort)):
                 if found in self._taught:
                     return self._taught[found]
             known = sorted({sort[0] for text, sort in self._taught if text is None and sort is not None})
@@ -162,15 +167,14 @@ class Fake:
         raise _no_answer(call, f"was not taught what to answer. {taught}")
 
     def _note(self, call: Call, body: Body, call_id: str) -> int:
-        own = {"model", "messages", "response_format"}
         self._calls.append(
             FakeCall(
-                content=call.content,
+                content=call.sent(),
                 response_model=call.plan.response.annotation,
                 kind=call.plan.kind,
                 model=call.plan.model,
                 system=call.plan.system,
-                params={name: value for name, value in body.items() if name not in own},
+                params={**call.plan.params, **call.unkeyed},
                 tenant=call.tenant,
                 call_id=call_id,
                 body=body,
@@ -241,11 +245,14 @@ class _StandIn:
     def __init__(self, fake: Fake) -> None:
         self._fake = fake
 
-    def make_ready(self, call: Call) -> None:
+    def make_ready(self, call: Call, settings: Settings, *, for_acall: bool | None) -> None:  # noqa: ARG002
         self._fake._find(call).require_more(call)
 
-    def transport(self, call: Call) -> _Attempt:
+    def transport(self, call: Call, body: Body, settings: Settings) -> _Attempt:  # noqa: ARG002
         return _Attempt(self._fake, call, *self._fake._find(call).take(call))
+
+    def pause(self, seconds: float) -> float:  # noqa: ARG002
+        return 0.0
 
 
 class _Attempt:
@@ -262,7 +269,7 @@ class _Attempt:
         number = self._fake._note(self._call, body, call_id)
         if isinstance(self._value, ProviderError):
             return failure_of(self._value)
-        return reply_of(self._value, self._text, self._usage, body, number)
+        return reply_of(self._value, self._text, self._usage, self._call.plan.provider, body, number)
 
     async def acall(
         self,

@@ -1,0 +1,13 @@
+"""Cassettes: what a provider answered once, recorded as JSON that a person can review, and played back in tests.
+
+cassette      the ``with`` block, decorator and fixture: who plays, who records, what is wrong at the end
+modes         whether anything is recorded, and that nothing is where ``CI`` is set
+places        in which file
+requests      a request as it is recorded and found again: without secrets, images by digest
+replies       replies and failures as JSON, and back
+merging       what a file says after a recording
+interactions  the file: read with suspicion, written so that diffs are small
+layout        JSON text: of a file, and of an answer exactly as the model wrote it
+differences   in what a request differs from the nearest one that is recorded
+errors        what can be wrong
+"""
