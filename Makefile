@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-celery serve test pictures test-matrix lint bench bench-peers bench-pages chaos mutants clean
+.PHONY: help install demo demo-celery serve test test-neighbours pictures test-matrix lint bench bench-peers bench-pages chaos mutants clean
 
 help:
 	@echo 'make install   make .venv with the package and its development tools'
@@ -13,6 +13,7 @@ help:
 	@echo 'make demo-celery   run a plan of warming by Celery workers over a broker, and show what it was worth'
 	@echo 'make serve     open the demo project on http://127.0.0.1:8000/'
 	@echo 'make test      format, lint, types, migrations and all tests'
+	@echo 'make test-neighbours   test the adapters to other libraries, beside those, in environments of their own'
 	@echo 'make pictures  make the pictures of the pages in docs/images anew'
 	@echo 'make test-matrix   run a choice of the tests on every Python, Django and pydantic that is supported'
 	@echo 'make bench     measure hits, misses, faults and memory against floors and targets, and hits beside other caches'
@@ -55,6 +56,10 @@ lint: $(READY)
 test: lint
 	@$(BIN)/python tests/provision.py
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# `make test-neighbours NEIGHBOURS='instructor -- -k tenants'` runs a part of it.
+test-neighbours: $(READY)
+	$(BIN)/python -m tests.neighbours $(NEIGHBOURS)
 
 pictures: $(READY)
 	@$(BIN)/python tests/provision.py

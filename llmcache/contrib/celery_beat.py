@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import wraps
 from typing import Any, Final
 
@@ -33,6 +34,9 @@ _DESCRIPTION: Final = (
 )
 
 
+_answering: ContextVar[bool] = ContextVar("llmcache.contrib.celery_beat.answering", default=False)
+
+
 def watch() -> None:
     """Keep plans and periodic tasks in step from now on, and those that are there already once both have tables."""
     periodic: Any = apps.get_model("django_celery_beat", "PeriodicTask")
@@ -40,6 +44,8 @@ def watch() -> None:
     post_delete.connect(_plan_deleted, sender=WarmingPlan, dispatch_uid="llmcache.beat.plan_deleted")
     post_save.connect(_task_saved, sender=periodic, dispatch_uid="llmcache.beat.task_saved")
     post_delete.connect(_task_deleted, sender=periodic, dispatch_uid="llmcache.beat.task_deleted")
+    changed: Any = apps.get_model("django_celery_beat", "PeriodicTasks")
+    post_save.connect(_tasks_changed, sender=changed, dispatch_uid="llmcache.beat.tasks_changed")
     post_migrate.connect(_migrated, dispatch_uid="llmcache.beat.migrated")
 
 
@@ -75,12 +81,13 @@ def _is_readable(crontab: str) -> bool:
 
 
 def _unless_it_fails(work: Callable[..., None]) -> Callable[..., None]:
-    """Let nobody's save fail because the other table is not there, or cannot be written."""
+    """Answer a signal that no answer has caused. Nobody's save fails because the other table cannot be written."""
 
     @wraps(work)
     def run(instance: Any, raw: bool = False, **told: Any) -> None:
-        if raw:
-            return  # of a fixture, which brings both
+        if raw or _answering.get():
+            return  # a fixture brings both
+        token = _answering.set(True)
         model: Any = apps.get_model("django_celery_beat", "PeriodicTask")
         try:
             with transaction.atomic(using=router.db_for_write(model)):
@@ -91,6 +98,8 @@ def _unless_it_fails(work: Callable[..., None]) -> Callable[..., None]:
                 "Run manage.py migrate, which brings them in step.",
                 type(error).__name__,
             )
+        finally:
+            _answering.reset(token)
 
     return run
 
@@ -109,22 +118,33 @@ def _plan_deleted(instance: WarmingPlan, **_: Any) -> None:
 
 @_unless_it_fails
 def _task_saved(instance: Any, **_: Any) -> None:
-    """Let a plan follow its task; one that has another kind of schedule by now has no crontab to follow."""
-    if instance.task != TASK or (pk := _plan_of(instance)) is None:
-        return
-    changed: dict[str, Any] = {"enabled": instance.enabled}
-    if instance.crontab is not None:
-        # Lists are written with spaces there at times, and a crontab has none within a field.
-        changed["crontab"] = " ".join(str(getattr(instance.crontab, name)).replace(" ", "") for name in _FIELDS)
-    # No signal comes of this, so that it ends here.
-    _plans().filter(pk=pk).exclude(**changed).update(**changed)
+    _follow(instance)
+
+
+@_unless_it_fails
+def _tasks_changed(instance: Any, **_: Any) -> None:  # noqa: ARG001
+    """Look at all tasks where some have changed: the admin's actions write many at once, and send no other signal."""
+    periodic: Any = apps.get_model("django_celery_beat", "PeriodicTask")
+    for task in periodic.objects.filter(task=TASK).select_related("crontab"):
+        _follow(task)
 
 
 @_unless_it_fails
 def _task_deleted(instance: Any, **_: Any) -> None:
     """Stop a plan whose task was deleted there; its crontab is kept."""
     if instance.task == TASK and (pk := _plan_of(instance)) is not None:
-        _plans().filter(pk=pk).exclude(crontab="").update(enabled=False)
+        _plans().filter(pk=pk).update(enabled=False)
+
+
+def _follow(task: Any) -> None:
+    """Let a plan follow its task; one that has another kind of schedule by now has no crontab to follow."""
+    if task.task != TASK or (pk := _plan_of(task)) is None:
+        return
+    changed: dict[str, Any] = {"enabled": task.enabled}
+    if task.crontab is not None:
+        # Lists are written with spaces there at times, and a crontab has none within a field.
+        changed["crontab"] = " ".join(str(getattr(task.crontab, name)).replace(" ", "") for name in _FIELDS)
+    _plans().filter(pk=pk).exclude(**changed).update(**changed)
 
 
 def _plans() -> QuerySet[WarmingPlan]:

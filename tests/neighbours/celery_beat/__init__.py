@@ -1,0 +1,1 @@
+"""Plans of warming as rows of django-celery-beat."""
