@@ -31,6 +31,7 @@ class WarmingPlan(models.Model):
         TEXTS = "texts", _("the texts below")
         MISSES = "misses", _("the costliest misses")
         EXPIRING = "expiring", _("what is about to expire")
+        CHANGED = "changed", _("what a change has left behind")
 
     name = models.CharField(_("name"), max_length=MAX_KIND, unique=True)
     # One of `Source`, or a name in the setting WARMING: a row never names code.

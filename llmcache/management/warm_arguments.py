@@ -33,16 +33,17 @@ _UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _SPAN: Final = re.compile(r"([0-9]{1,9})([smhdw]?)")
 
 _LINES: Final = ("lines", "json_lines", "csv")
-_TEXTS: Final = (*_LINES, "source", "misses", "expiring")
+_TEXTS: Final = (*_LINES, "source", "misses", "expiring", "changed")
 _SOURCES: Final = (*_TEXTS, "plan", "resume", "pause", "cancel", "list")
 _MEANT_FOR: Final[Mapping[str, tuple[str, ...]]] = {
     **dict.fromkeys(("column", "system_column", "tenant_column", "subject_column", "tags_column"), ("csv",)),
     "delimiter": ("csv",),
     "on_error": _LINES,
-    "most": ("misses", "expiring"),
+    "most": ("misses", "expiring", "changed"),
     **dict.fromkeys(("kind", "model", "ttl", "per_minute"), _TEXTS),
-    # What is asked again is asked as it was.
-    **dict.fromkeys(("system_file", "tenant", "tag"), (*_LINES, "source")),
+    # What is asked again is asked as it was, but for the prompt that has changed.
+    "system_file": (*_LINES, "source", "changed"),
+    **dict.fromkeys(("tenant", "tag"), (*_LINES, "source")),
     **dict.fromkeys(("max_usd", "max_calls"), (*_TEXTS, "resume")),
     "concurrency": (*_TEXTS, "plan", "resume"),
     "dry_run": (*_TEXTS, "plan"),
@@ -92,12 +93,18 @@ def _add_sources(parser: CommandParser) -> None:
     group.add_argument(
         "--expiring", type=whole(1, 24 * _MOST_DAYS), metavar="HOURS", help="what expires within these hours"
     )
+    group.add_argument(
+        "--changed",
+        action="store_true",
+        default=None,
+        help="what a new schema or version, or with --system-file a new prompt, has left behind",
+    )
     group.add_argument("--plan", metavar="NAME", help="a plan of the admin, now")
     group.add_argument("--resume", metavar="RUN", help="go on with a run")
     group.add_argument("--pause", metavar="RUN", help="let nobody begin another item of a run")
     group.add_argument("--cancel", metavar="RUN", help="end a run, and delete its texts")
     group.add_argument("--list", action="store_true", default=None, help="the newest runs")
-    parser.add_argument("--most", type=whole(1, _MOST), metavar="N", help="of --misses and --expiring: how many")
+    parser.add_argument("--most", type=whole(1, _MOST), metavar="N", help="of what is asked again: how many")
 
 
 def source_of(options: Mapping[str, Any]) -> str:
@@ -189,6 +196,8 @@ def _from_project(source: str, options: Mapping[str, Any]) -> Iterable[Any]:
     found = {name: options[name] for name in ("kind", "most", "model")}
     if source == "misses":
         return sources.from_misses(options["misses"], **found)
+    if source == "changed":
+        return sources.from_changed(**found, system=_system(options["system_file"]))
     return sources.from_expiring(timedelta(hours=options["expiring"]), **found)
 
 

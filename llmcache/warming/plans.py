@@ -20,7 +20,7 @@ from llmcache.request import NOT_GIVEN
 from llmcache.warming.estimates import WarmingEstimate, estimate
 from llmcache.warming.registry import source_of
 from llmcache.warming.runs import prepare
-from llmcache.warming.sources import from_expiring, from_list, from_misses
+from llmcache.warming.sources import from_changed, from_expiring, from_list, from_misses
 
 if TYPE_CHECKING:
     from llmcache.engine.runtime import Runtime
@@ -83,6 +83,8 @@ def texts_of(now: Runtime, plan: WarmingPlan) -> Iterable[Any]:
         return from_misses(plan.days, plan.kind, plan.most, model=model)
     if plan.source == Source.EXPIRING:
         return from_expiring(timedelta(days=plan.days), plan.kind, plan.most, model=model)
+    if plan.source == Source.CHANGED:
+        return from_changed(plan.kind, plan.most, model=model, system=plan.system or None)
     if plan.source == Source.TEXTS:
         lines: Iterable[Any] = (line for each in plan.texts.splitlines() if (line := each.strip()))
     else:

@@ -1,4 +1,4 @@
-"""Where texts to warm come from: lists, querysets, and what the ledger tells was dear, or is about to expire.
+"""Where texts to warm come from: lists, querysets, and what the ledger tells was dear, expires, or was left behind.
 
 Each is an iterator, so that a million texts need not be in memory. Files have a module of their own.
 """
@@ -6,14 +6,17 @@ Each is an iterator, so that a million texts need not be in memory. Files have a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from django.db.models import Q
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
 from llmcache import request
+from llmcache.components import form_of
 from llmcache.engine import process
 from llmcache.exceptions import InvalidRequest, NotRewritten
 from llmcache.kept_calls import taken_apart
@@ -22,6 +25,7 @@ from llmcache.money.facts import unix_of
 from llmcache.plans import MAX_KIND
 from llmcache.rewriting import look
 from llmcache.warming.texts import WarmingText, text_of
+from llmcache.warming.wanted import wanted_of
 
 if TYPE_CHECKING:
     from django.db.models import Model, QuerySet
@@ -60,7 +64,8 @@ def from_misses(
     """Return what the costliest misses of the last days had asked, of those whose request is still kept in the tiers.
 
     ``kind``: of this kind alone. ``most``: so many at most. ``model``: by which it was asked, ``MODEL`` by default.
-    What was asked under a subject, a version or a variant is left out: these are known as hashes only.
+    What was asked under a subject, a version or a variant is left out: these are known as hashes only. So is what was
+    no single text.
     """
     now = process.current()
     since = timezone.now() - timedelta(days=_days("days", days))
@@ -91,6 +96,40 @@ def from_expiring(
         rows = rows.filter(kind=request.word("kind", kind, most=MAX_KIND))
     dearest = rows.order_by("-saved_pico_usd", "pk").values_list("key", flat=True).iterator(chunk_size=_CHUNK)
     return _kept(now, dearest, most, anew=True)
+
+
+def from_changed(
+    kind: str, most: int | None = None, *, model: str | None = None, system: str | None = None
+) -> Iterator[WarmingText]:
+    """Return what entries of a kind answer that a change has left behind, those first that have saved most.
+
+    That is a change of the response type's schema, of ``VERSION`` or of the kind's. With ``system``, the prompt that
+    they are asked with from now on, also of the prompt; without it each is asked with its own. ``most``, ``model``: as
+    for ``from_misses``, and so is what is left out. Raises ``ConfigurationError`` where ``KINDS`` names no type for it.
+    """
+    now = process.current()
+    wanted = wanted_of(now, kind=kind, system=system)
+    plan = now.plan(wanted.annotation, _model(now, model), wanted.system, kind, {})
+    form = form_of(plan, plan.seal)
+    moment = timezone.now()
+    rows = CacheEntry.objects.using(now.settings.database).filter(
+        Q(expires_at=None) | Q(expires_at__gt=moment), namespace=now.namespace, model=plan.model, kind=kind
+    )
+    dearest = rows.order_by("-saved_pico_usd", "pk").values_list("key", "schema", "components")
+    keys = (
+        key
+        for key, schema, told in dearest.iterator(chunk_size=_CHUNK)
+        if schema != plan.response.fingerprint or _is_of_another(told, form, with_system=system is not None)
+    )
+    found = _kept(now, keys, most, anew=False)
+    return found if system is None else (replace(text, system=system) for text in found)
+
+
+def _is_of_another(told: Any, form: dict[str, str | None], *, with_system: bool) -> bool:
+    # Hashes under two secrets cannot be compared, and who has changed the secret has changed nothing else by that.
+    if not isinstance(told, dict) or told.get("by") != form["by"] or "project" not in told:
+        return False
+    return told["project"] != form["project"] or (with_system and told.get("system") != form["system"])
 
 
 def _model(now: Runtime, model: str | None) -> str:
@@ -131,8 +170,11 @@ def _kept_text(now: Runtime, key: str, *, anew: bool) -> WarmingText | None:
         # Somebody has just asked anew.
         return None
     try:
-        params, system, content = taken_apart(row, held.request, row.model.partition("/")[2])
+        model = row.model.partition("/")[2]
+        params, system, content = taken_apart(row, held.request, model, now.settings.max_text_bytes)
     except NotRewritten:
+        return None
+    if not isinstance(content, str):
         return None
     tags: Any = held.entry.facts().get("tags") or ()
     return WarmingText(content, system, row.tenant or None, tags=tuple(map(str, tags)), params=params, anew=anew)

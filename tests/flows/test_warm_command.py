@@ -258,6 +258,19 @@ def test_the_costliest_misses_and_what_is_about_to_expire(sandbox: Sandbox) -> N
     assert sandbox.calls == 4 + said.data["warmed"]
 
 
+def test_after_a_change_of_the_prompt(sandbox: Sandbox, tmp_path: Path) -> None:
+    for text in TEXTS:
+        llmcache.extract(text, Ticket, system="Read it.")
+    assert llmcache.flush()
+    path = tmp_path / "prompt.txt"
+    path.write_text("Read it well.")
+    assert "0 items" in warm("--changed", "--dry-run").out
+    assert Said("--changed").status == 2
+    said = warm("--changed", "--system-file", path)
+    assert (said.status, sandbox.calls) == (0, 6)
+    assert all(llmcache.extract(text, Ticket, system="Read it well.", cache="only") for text in TEXTS)
+
+
 def test_a_plan_is_run_by_its_name(sandbox: Sandbox) -> None:
     WarmingPlan.objects.create(name="nightly", source="texts", texts="\n".join(TEXTS), kind="Ticket", max_calls=2)
     assert "3 items: 0 duplicates, 0 live already, 3 to ask." in Said("--plan", "nightly", "--dry-run").out

@@ -306,6 +306,46 @@ def test_the_costliest_misses_are_asked_after_a_change_of_the_schema(provider: S
     assert list(sources.from_misses(1, "other")) == []
 
 
+def left_behind(**told: Any) -> list[tuple[str, str | None]]:
+    return [(text.content, text.system) for text in sources.from_changed("person", **told)]
+
+
+def test_what_a_change_has_left_behind_is_asked_for_anew(provider: Sandbox) -> None:
+    """Of the schema, of a version and of a prompt; each time what the change is about, and nothing else."""
+    for name in NAMES[:3]:
+        llmcache.extract(name, Person, kind="person", system="Who?", ttl=3_600)
+    llmcache.extract("Grace", Person, kind="person", system="Who?")
+    llmcache.extract("Ada", Person, kind="person", model="openai/gpt-5-nano", system="Who?")
+    for _ in range(2):
+        llmcache.extract("Barbara", Person, kind="person", system="Who?", ttl=3_600)
+    assert llmcache.flush()
+    grace = llmcache.extract_with_info("Grace", Person, kind="person", system="Who?").key
+    assert CacheEntry.objects.filter(key=grace).update(expires_at=timezone.now()) == 1
+    assert left_behind() == left_behind(system="Who?") == []
+    # Those first that have saved most, of those that have not expired.
+    old = [("Barbara", "Who?"), ("Ada", "Who?"), ("Donald", "Who?")]
+    new = [(name, "Who is it?") for name, _ in old]
+    assert left_behind(system="Who is it?") == new
+    assert left_behind(system="Who is it?", most=1) == new[:1]
+    for change in ({"VERSION": "2"}, {"KINDS": {"person": {"type": Person, "version": "2"}}}):
+        with llmcache_settings(**change):
+            assert left_behind() == old
+    with llmcache_settings(KINDS={"person": {"type": Named}}):
+        assert (left_behind(), left_behind(model="openai/gpt-5-nano")) == (old, [("Ada", "Who?")])
+        plan = WarmingPlan.objects.create(name="changed", source="changed", kind="person", system="Who is it?")
+        done = work(plans.run_plan(plan).uid)
+        assert (done.state, done.warmed, done.live) == ("done", 3, 0)
+        assert llmcache.flush()
+        # What was made anew is not what was left behind, and what it was made of is there already.
+        done = work(plans.run_plan(plan).uid)
+        assert (done.warmed, done.live) == (0, 3)
+        asked_with = {"kind": "person", "system": "Who is it?", "cache": "only"}
+        assert llmcache.extract_with_info("Ada", Named, **asked_with).value == Named(name="Ada")
+    with pytest.raises(llmcache.ConfigurationError, match=r"KINDS"):
+        left_behind_of_nobody = sources.from_changed("nobody")
+        list(left_behind_of_nobody)
+
+
 def test_what_it_was_worth(provider: Sandbox, clock: MovedClock) -> None:
     clock.install()
     for _ in range(3):
