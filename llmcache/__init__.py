@@ -6,13 +6,14 @@ The way of one call, and the modules in its order:
 
     extraction    the front door: ``extract`` and its sisters
     hits          calls that a tier answers: nearly all end here
-    batches       many calls as one: the keys read together, equal ones asked once
+    batches       many calls as one: the keys read together, equal ones asked once; ``samples`` of one request
     streams       a value while its answer is being written; ``server_events`` takes it to a browser
     functions     a function's own values, kept as answers are
     tenancy       whose call it is, where the call does not say
     prepared      what is known of a call before its content, found by its arguments
     answering     from arguments to an answer: the way of every other call
     request       the arguments, checked
+    content       parts and messages: what is in the key of them, sent, and kept; ``Image`` and ``File``
     plans         what does not depend on the content, compiled once per type, model and parameters
     keys          the 32 bytes that are equal exactly when two requests may share an answer
     sealing       what a secret does to keys, names and bytes
@@ -28,11 +29,13 @@ The way of one call, and the modules in its order:
     explaining    why a call is answered from the cache or is not; told by tiers, log and ledger
     tiers         memory over stores of bytes
     envelope      the bytes of an entry
-    providers     the body that is sent, the schema in it, the attempt itself
+    providers     how an API is asked (its faces), the schema in the body, the attempt itself; a function in its place
     money         the journal: every attempt before it leaves and after it ends; usage, prices, estimates, figures
 
 Its pages are ``dashboard`` and ``admin_pages``, served by ``urls`` and ``admin``; its commands ``management``, of which
 one asks ``diagnosis`` what answers.
+
+Adapters to other libraries are ``contrib``, which nothing here loads.
 
 A step knows only the steps below it. ``conf`` is the one reader of settings
 (``setting_values`` says what each takes), ``exceptions`` the tree of errors,
@@ -41,6 +44,7 @@ A step knows only the steps below it. ``conf`` is the one reader of settings
 
 from llmcache.batches.batch import Batch, Finished
 from llmcache.bypassing import bypass
+from llmcache.content.parts import File, Image
 from llmcache.exceptions import (
     AsyncContext,
     AuthenticationFailed,
@@ -76,6 +80,7 @@ from llmcache.extraction import (
     aextract_iterable,
     aextract_many,
     aextract_partial,
+    aextract_samples,
     aextract_with_completion,
     aextract_with_info,
     as_completed,
@@ -83,6 +88,7 @@ from llmcache.extraction import (
     extract_iterable,
     extract_many,
     extract_partial,
+    extract_samples,
     extract_with_completion,
     extract_with_info,
 )
@@ -107,8 +113,10 @@ __all__ = [
     "Extraction",
     "ExtractionFailed",
     "Extractor",
+    "File",
     "Finished",
     "FlightTimeout",
+    "Image",
     "InputTooLarge",
     "InvalidRequest",
     "InvalidText",
@@ -136,6 +144,7 @@ __all__ = [
     "aextract_iterable",
     "aextract_many",
     "aextract_partial",
+    "aextract_samples",
     "aextract_with_completion",
     "aextract_with_info",
     "aflush",
@@ -152,6 +161,7 @@ __all__ = [
     "extract_iterable",
     "extract_many",
     "extract_partial",
+    "extract_samples",
     "extract_with_completion",
     "extract_with_info",
     "flush",

@@ -15,6 +15,8 @@ from django.views.decorators.debug import sensitive_variables
 
 from llmcache import request, workers
 from llmcache.bypassing import is_bypassed
+from llmcache.content.messages import Content
+from llmcache.content.reading import encoded
 from llmcache.engine.asyncio_port import AsyncioPort
 from llmcache.engine.background import Errand
 from llmcache.engine.call import Answered, Call, Done
@@ -79,8 +81,8 @@ async def aanswer(
     """Do as ``answer``, in the background loop; ``told``: who is given the answer while it is written."""
     began = now.clock.monotonic()
     make = partial(_call, now, content, response_model, options, params, needs_completion)
-    # A type that is seen for the first time takes as long as it likes to make its schema.
-    known = now.prepared.get(lookup_of(response_model, options, params)) is not None
+    # A type that is seen for the first time takes as long as it likes to make its schema, and files to be read.
+    known = isinstance(content, str) and now.prepared.get(lookup_of(response_model, options, params)) is not None
     call = make() if known else await workers.files.run(make)
     if told is not None:
         call = replace(call, told=told(call))
@@ -177,7 +179,7 @@ def checked(
     """
     settings = now.settings
     keyed, unkeyed = request.split_params(params, options.get("unkeyed"))
-    data = request.encode_text(content, settings.max_text_bytes)
+    data = encoded(content, settings.max_text_bytes, settings.max_file_bytes)
     system = options.get("system")
     plan = now.plan(
         response_model,
@@ -202,14 +204,17 @@ def _scope_of(options: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...], 
 def call_of(
     now: Runtime,
     plan: Plan,
-    data: bytes,
+    content: bytes | Content,
     options: Mapping[str, Any],
     unkeyed: Mapping[str, Any],
     *,
     needs_completion: bool,
 ) -> Call:
     """Return the call of a plan for a content, with every option checked and every default filled in."""
+    if unkeyed:
+        plan.provider.require_unkeyed(unkeyed)
     settings = now.settings
+    data = content if isinstance(content, bytes) else content.key_bytes
     tenant, tags, scope = _scope_of(options)
     subject = options.get("subject")
     of_kind = settings.kinds.get(plan.kind, NO_KIND)
@@ -227,7 +232,7 @@ def call_of(
     max_reasks = request.count("max_reasks", options.get("max_reasks", settings.max_reasks))
     return Call(
         plan=plan,
-        content=data.decode(),
+        content=content.decode() if isinstance(content, bytes) else content,
         scope=scope,
         key=plan.key(scope, data),
         ttl=ttl,
@@ -253,7 +258,8 @@ def call_of(
         jitter=settings.jitter,
         derive=derive,
         waits=refresh == "call",
-        by_task=refresh == "celery",
+        # Who is handed a key has the request that was kept, and of images and files that is not enough to ask again.
+        by_task=refresh == "celery" and (isinstance(content, bytes) or not content.has_bytes),
         horizon=settings.retention["invalidations"] - _CLOCKS_DIFFER,
         version=options.get("version"),
         variant=options.get("variant"),

@@ -95,7 +95,7 @@ class InvalidRequest(LLMCacheError):
 
 
 class InputTooLarge(InvalidRequest, ValueError):
-    """The content is longer than ``MAX_TEXT_BYTES``."""
+    """The content is longer than ``MAX_TEXT_BYTES``, or its images and files than ``MAX_FILE_BYTES``."""
 
     code = "input_too_large"
 

@@ -17,6 +17,8 @@ from asgiref.sync import markcoroutinefunction
 
 from llmcache import request
 from llmcache.batches.batch import Batching
+from llmcache.batches.samples import Sampling
+from llmcache.content.own import own_content
 from llmcache.engine import process
 from llmcache.engine.call import Answered, Done, Outcome, Reason
 from llmcache.envelope import UNKNOWN_COST
@@ -30,6 +32,7 @@ from llmcache.streams.streaming import Streaming
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
+    from llmcache.content.reading import AnyContent
     from llmcache.engine.background import Errand
     from llmcache.engine.runtime import Runtime
     from llmcache.explanations import Explanation
@@ -87,7 +90,7 @@ class Extraction(Generic[T]):
         return None if rest is None else plan.provider.completion(rest, answer)
 
 
-class Extractor(Batching, Streaming):
+class Extractor(Batching, Sampling, Streaming):
     """The functions of llmcache with defaults bound, e.g. one tenant's; cheap to make, safe to share between threads.
 
     Takes the options of ``extract``; what a call passes wins over what is bound, and parameters for the provider are
@@ -103,7 +106,7 @@ class Extractor(Batching, Streaming):
 
     def extract(
         self,
-        content: str,
+        content: AnyContent,
         response_model: TypeForm[T],
         *,
         model: str | NotGiven = NOT_GIVEN,
@@ -125,13 +128,14 @@ class Extractor(Batching, Streaming):
     ) -> T:
         """Return what a language model reads out of a text, as a validated value; a repeat is answered from the cache.
 
-        ``content``: the text. ``response_model``: a BaseModel, dataclass, TypedDict, Enum, Literal, Union, list or
-        dict of these. ``model``: ``"provider/model"``. ``system``: the system prompt. ``kind``: what the answer is
-        for, in settings and reports; the type's name by default. ``ttl``: seconds or timedelta that an answer may be
-        old; None = any age, 0 = ask and do not store. ``stale_ttl``: seconds or timedelta after that in which the old
-        answer is still given, while it is asked for anew. ``tenant``, ``subject``, ``tags``, ``version``, ``variant``:
-        parts of the key. ``cache``: ``"use"``, ``"refresh"`` (ask and store), ``"bypass"`` (ask, touch no tier) or
-        ``"only"`` (never ask).
+        ``content``: the text; or a list of parts (str, ``Image``, ``File``), or of messages (dicts with ``role`` and
+        ``content``). ``response_model``: a BaseModel, dataclass, TypedDict, Enum, Literal, Union, list, tuple, set or
+        dict of these. ``model``: ``"provider/model"``. ``system``: the system prompt. ``kind``: what the answer is for,
+        in settings and reports; the type's name by default. ``ttl``: seconds or timedelta that an answer may be old;
+        None = any age, 0 = ask and do not store. ``stale_ttl``: seconds or timedelta after that in which the old answer
+        is still given, while it is asked for anew. ``tenant``, ``subject``, ``tags``, ``version``, ``variant``: parts
+        of the key. ``cache``: ``"use"``, ``"refresh"`` (ask and store), ``"bypass"`` (ask, touch no tier) or ``"only"``
+        (never ask).
         ``timeout``: seconds for the whole call, retries included. ``max_retries``: further attempts when one fails on
         the way. ``max_reasks``: further questions when an answer does not pass validation. ``unkeyed``: names among
         ``params`` that are sent and not in the key. ``params``: sent to the provider as they are, and in the key.
@@ -163,7 +167,7 @@ class Extractor(Batching, Streaming):
 
     def extract_with_completion(
         self,
-        content: str,
+        content: AnyContent,
         response_model: TypeForm[T],
         *,
         model: str | NotGiven = NOT_GIVEN,
@@ -200,7 +204,7 @@ class Extractor(Batching, Streaming):
 
     def extract_with_info(
         self,
-        content: str,
+        content: AnyContent,
         response_model: TypeForm[T],
         *,
         model: str | NotGiven = NOT_GIVEN,
@@ -232,7 +236,7 @@ class Extractor(Batching, Streaming):
     @markcoroutinefunction
     def aextract(
         self,
-        content: str,
+        content: AnyContent,
         response_model: TypeForm[T],
         *,
         model: str | NotGiven = NOT_GIVEN,
@@ -289,7 +293,7 @@ class Extractor(Batching, Streaming):
     @markcoroutinefunction
     def aextract_with_completion(
         self,
-        content: str,
+        content: AnyContent,
         response_model: TypeForm[T],
         *,
         model: str | NotGiven = NOT_GIVEN,
@@ -319,7 +323,7 @@ class Extractor(Batching, Streaming):
     @markcoroutinefunction
     def aextract_with_info(
         self,
-        content: str,
+        content: AnyContent,
         response_model: TypeForm[T],
         *,
         model: str | NotGiven = NOT_GIVEN,
@@ -350,14 +354,14 @@ class Extractor(Batching, Streaming):
         )
         return _info(_away(content, response_model, *self._merged(options, params), needs_rest=True))
 
-    def explain(self, content: str, response_model: Any, **options: Any) -> Explanation:
+    def explain(self, content: AnyContent, response_model: Any, **options: Any) -> Explanation:
         """Do as ``llmcache.explain``, with what is bound."""
         from llmcache.explaining import explain
 
         return explain(content, response_model, **self._all(options))
 
     @markcoroutinefunction
-    def aexplain(self, content: str, response_model: Any, **options: Any) -> Coroutine[Any, Any, Explanation]:
+    def aexplain(self, content: AnyContent, response_model: Any, **options: Any) -> Coroutine[Any, Any, Explanation]:
         """Do as ``llmcache.aexplain``, with what is bound."""
         from llmcache.explaining import aexplain
 
@@ -463,7 +467,10 @@ def _carried(
 ) -> Away:
     from llmcache.engine import background
 
-    given = (content, response_model, tuple(map(own_copy, options)), {name: own_copy(params[name]) for name in params})
+    given = (
+        *(own_content(content), response_model),
+        *(tuple(map(own_copy, options)), {name: own_copy(params[name]) for name in params}),
+    )
 
     def start(errand: Errand[Done]) -> Coroutine[Any, Any, Done]:
         return background.answer(now, errand, *given, **needs)
@@ -518,6 +525,8 @@ aextract_with_info = _default.aextract_with_info
 extract_many = _default.extract_many
 aextract_many = _default.aextract_many
 as_completed = _default.as_completed
+extract_samples = _default.extract_samples
+aextract_samples = _default.aextract_samples
 extract_partial = _default.extract_partial
 extract_iterable = _default.extract_iterable
 aextract_partial = _default.aextract_partial

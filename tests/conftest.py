@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from django.conf import settings
 from django.test import override_settings
@@ -24,6 +25,13 @@ from tests.cache_servers import memcached_server, redis_server  # noqa: F401
 from tests.ledgers import ledger, postgresql_tables  # noqa: F401 - fixtures are found by their names here
 from tests.services import postgres  # noqa: F401 - fixtures are found by their names here
 from tests.toys import make_toy, wheel  # noqa: F401
+
+# They run beside libraries that are not here: `make test-neighbours`.
+collect_ignore = ["neighbours"]
+
+# No test goes by the clock of a machine that others use too.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
 
 # What a shell starts in the background ignores Ctrl-C, and so would every child that a test interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

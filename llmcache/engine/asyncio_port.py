@@ -21,7 +21,7 @@ from llmcache.engine.corrected import Corrected
 from llmcache.engine.flights import ABANDONED, Flight, Landing
 from llmcache.engine.landings import LED_ALONE, Turned
 from llmcache.engine.log_copy import Judge, View
-from llmcache.engine.ports import INTERRUPTED, PortBase, rejected_facts
+from llmcache.engine.ports import PortBase, rejected_facts
 from llmcache.envelope import Entry
 from llmcache.loading import first_time
 from llmcache.money import journal_thread, ledger_sync
@@ -138,7 +138,7 @@ class AsyncioPort(PortBase):
         self._errand.spends = True
         until, settings = self.now() + seconds, self._runtime.settings
         call_id = str(uuid.uuid4())
-        transport = departures.transport(call, settings)
+        transport = departures.transport(call, body, settings)
         facts = await workers.files.run(partial(self._started, call, body, why, attempt))
         try:
             await self._note("started", call_id, facts, durable=True)
@@ -158,9 +158,10 @@ class AsyncioPort(PortBase):
                 max_bytes=settings.max_value_bytes,
                 told=call.told,
             )
-        except BaseException:
-            # The end of the interpreter: the request may have left, and the journal has to say how it ended.
-            self._leave_note("failed", call_id, INTERRUPTED)
+        except BaseException as error:
+            # The end of the interpreter, or a stream whose reader has gone: the request may have left, and the journal
+            # has to say how it ended.
+            self._leave_note("failed", call_id, self.broken_off(call, error))
             raise
         event, facts, ended = self.ended(call, call_id, reply, began)
         await self._note(event, call_id, facts)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from llmcache.engine.predicates import NO_FACTS, Facts
 
 if TYPE_CHECKING:
+    from llmcache.content.messages import Content
     from llmcache.envelope import Entry
+    from llmcache.keys import Sample
     from llmcache.money.usage import Usage
     from llmcache.plans import Plan
     from llmcache.providers.base import Failure, Reply
@@ -41,7 +43,7 @@ class Call:
     """One call, ready to be answered."""
 
     plan: Plan
-    content: str
+    content: str | Content
     scope: bytes
     """What of tenant, subject, tags, version and variant is in the key."""
     key: bytes
@@ -73,11 +75,27 @@ class Call:
     ahead: str = ""
     """What it is made for where nobody waits for it: ``"refresh"`` or ``"warming"``."""
     version: str | None = None
-    variant: str | int | None = None
+    variant: str | int | Sample | None = None
     told: Callable[[str], object] | None = None
     """Is given the answer piece by piece as it is written, in the background loop; None where nobody reads it so."""
     older_keys: tuple[bytes, ...] = ()
     """Its keys under the secrets that only read."""
+
+    def sent(self) -> str | list[dict[str, Any]]:
+        """Return the content as a provider takes it; images and files are encoded for it, each time."""
+        return self.content if isinstance(self.content, str) else self.content.messages()
+
+    def kept(self) -> str | list[dict[str, Any]]:
+        """Return the content as it is kept beside the answer."""
+        return self.content if isinstance(self.content, str) else self.content.kept()
+
+    def kept_request(self) -> dict[str, Any]:
+        """Return the request as it is kept: all but its schema, in the form of chat completions however it is sent."""
+        plan, kept = self.plan, self.kept()
+        said = [] if plan.system is None else [{"role": "system", "content": plan.system}]
+        turns = [{"role": "user", "content": kept}] if isinstance(kept, str) else kept
+        params = {name: plan.params[name] for name in sorted(plan.params)}
+        return {"model": plan.model.partition("/")[2], "messages": [*said, *turns], **params}
 
     @property
     def max_age(self) -> float:

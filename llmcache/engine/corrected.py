@@ -73,4 +73,4 @@ def corrected_of(call: Call, found: HumanAnswer, view: View, now: float, *, may_
         seen=view._replace(correction=found.row_id).seen_corrected,
         meta=json.dumps(meta, separators=(",", ":")).encode(),
     )
-    return Corrected(entry, plan.provider.rest(plan.model, now), may_keep, str(uuid.uuid4()))
+    return Corrected(entry, plan.provider.rest(plan.body, now), may_keep, str(uuid.uuid4()))

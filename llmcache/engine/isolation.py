@@ -54,6 +54,11 @@ def has_begun() -> bool:
     return _told is not None
 
 
+def is_in_a_test() -> bool:
+    """Return whether calls belong to a test now, and not to all that is done outside of one."""
+    return _told is not None or _number_of_transaction() != 0
+
+
 def end_test() -> None:
     """End the test that ``begin_test`` began."""
     global _told

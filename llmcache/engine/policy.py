@@ -414,7 +414,7 @@ class _Leader:
     async def fly(self) -> Answered:
         call, port = self.call, self.port
         await port.make_ready(call)
-        body = call.plan.provider.prepare(call.plan.body, call.content, call.unkeyed)
+        body = call.plan.provider.prepare(call.plan.body, call.sent(), call.unkeyed)
         why, reasks = str(self.reason), 0
         began = port.now()
         while True:
@@ -476,7 +476,8 @@ class _Leader:
                 self.out_of_time |= isinstance(error, BudgetExceeded)
                 raise self._failed(error) from None
             reply = attempt.reply
-            self.spent.add(reply.usage if isinstance(reply, Reply) else None, attempt.cost)
+            told = reply if isinstance(reply, Reply) else reply.told
+            self.spent.add(None if told is None else told.usage, attempt.cost)
             if isinstance(reply, Reply):
                 return attempt.call_id, reply
             wait = reply.retry_after if reply.retry_after is not None else self._backoff(retries)
@@ -507,7 +508,8 @@ class _Leader:
         if reply.finish_reason == "length":
             raise self._failed(
                 Truncated(
-                    "The answer ended at the token limit, not whole. Raise max_completion_tokens or split the text.",
+                    "The answer ended at the token limit, not whole. Raise max_completion_tokens (max_output_tokens of "
+                    "the Responses API), or split the text.",
                     request_id=reply.request_id,
                 )
             )

@@ -27,13 +27,14 @@ from llmcache.engine.log_copy import Judge, View, mark_of
 from llmcache.envelope import UNKNOWN_COST, Entry
 from llmcache.exceptions import LedgerFull, LLMCacheError
 from llmcache.money.journal_files import JournalRecord
-from llmcache.money.pricing import Cost
-from llmcache.providers.base import Body, Failure, Reply
+from llmcache.money.pricing import Cost, told_cost
+from llmcache.providers.base import Body, BrokenOff, Failure, Reply, Told
 from llmcache.tiers.spending import Spending
 from llmcache.tiers.stack import Found
 
 if TYPE_CHECKING:
     from llmcache.engine.runtime import Runtime
+    from llmcache.money.usage import Usage
 
 _T = TypeVar("_T")
 
@@ -160,16 +161,20 @@ class PortBase:
     @sensitive_variables()
     def started(self, call: Call, body: Body, why: str, attempt: int) -> dict[str, Any]:
         """Return what the journal says of an attempt before it leaves."""
-        at = self._clock.wall()
-        allowed = [body.get(name) for name in ("max_completion_tokens", "max_tokens")]
-        bound = self._runtime.prices.bound(
+        # How many tokens an image is, its bytes do not tell.
+        is_text = isinstance(call.content, str) or call.content.is_text
+        return self._marked(started_facts(call, why, attempt, self._bound(call, body) if is_text else None))
+
+    @sensitive_variables()
+    def _bound(self, call: Call, body: Body) -> int | None:
+        allowed = [body.get(name) for name in ("max_completion_tokens", "max_tokens", "max_output_tokens")]
+        return self._runtime.prices.bound(
             call.plan.model,
             call.plan.provider.base_url,
             len(json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass")),
             min((each for each in allowed if type(each) is int and each > 0), default=None),
-            at,
+            self._clock.wall(),
         )
-        return self._marked(started_facts(call, why, attempt, bound))
 
     def stored(self, call: Call, entry: Entry, beside: int) -> dict[str, Any]:
         """Return what the journal says of an entry."""
@@ -180,8 +185,7 @@ class PortBase:
         """Return the request to be kept beside the answer: all but its schema, whose version the entry names."""
         if self._runtime.settings.keep_requests == "no":
             return None
-        body = call.plan.provider.prepare(call.plan.body, call.content, {})
-        kept = {name: value for name, value in body.items() if name != "response_format"}
+        kept = call.kept_request()
         return json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass")
 
     def _marked(self, facts: dict[str, Any]) -> dict[str, Any]:
@@ -206,13 +210,24 @@ class PortBase:
         """Return what the journal says of an attempt that has ended, and what the policy gets to know of it."""
         latency_ms = round((self._clock.monotonic() - began) * 1_000)
         if isinstance(reply, Failure):
-            attempt = Attempt(call_id, reply, None if reply.cost_usd is None else 0)
-            return "failed", failed_facts(reply, latency_ms), attempt
-        asked, base_url = call.plan.model, call.plan.provider.base_url
-        cost = self._runtime.prices.cost(
-            asked, reply.model, base_url, reply.usage, self._clock.wall(), reply.service_tier
-        )
+            cost = None if reply.told is None else self._cost(call, reply.told)
+            spent = None if reply.cost_usd is None else 0
+            attempt = Attempt(call_id, reply, spent if reply.told is None else cost and cost.pico_usd)
+            return "failed", {**failed_facts(reply, latency_ms), **told_facts(reply.told, cost)}, attempt
+        cost = told_cost(reply.cost_usd) or self._cost(call, reply)
         return "settled", settled_facts(reply, cost, latency_ms), Attempt(call_id, reply, cost and cost.pico_usd)
+
+    def _cost(self, call: Call, told: Reply | Told) -> Cost | None:
+        return self._runtime.prices.cost(
+            *(call.plan.model, told.model, call.plan.provider.base_url),
+            *(told.usage, self._clock.wall(), told.service_tier),
+        )
+
+    def broken_off(self, call: Call, error: BaseException) -> dict[str, Any]:
+        """Return what the journal says of an attempt that its caller broke off."""
+        if not isinstance(error, BrokenOff):
+            return INTERRUPTED
+        return {**INTERRUPTED, "in_doubt": False, **told_facts(error.told, self._cost(call, error.told))}
 
 
 class BlockingPort(PortBase):
@@ -268,7 +283,7 @@ class BlockingPort(PortBase):
     async def ask(self, call: Call, body: Body, seconds: float, why: str, attempt: int) -> Attempt:
         call_id = str(uuid.uuid4())
         journal = self._runtime.journal
-        transport = departures.transport(call, self._runtime.settings)
+        transport = departures.transport(call, body, self._runtime.settings)
         facts = self.started(call, body, why, attempt)
         journal.started(call_id, facts)
         self.require_noted(call_id)
@@ -321,7 +336,7 @@ def _without_correction(view: View) -> View:
 
 
 INTERRUPTED: Final[dict[str, Any]] = {"error": "interrupted", "cost": None, "in_doubt": True}
-"""What the journal says of an attempt that its caller broke off."""
+"""What the journal says of an attempt that its caller broke off, and that had told nothing of its cost."""
 
 
 def rejected_facts(errors: tuple[dict[str, Any], ...]) -> dict[str, Any]:
@@ -357,13 +372,18 @@ def started_facts(call: Call, why: str, attempt: int, bound: int | None) -> dict
 
 def settled_facts(reply: Reply, cost: Cost | None, latency_ms: int) -> dict[str, Any]:
     """Return what the journal says of a reply; tokens and cost are None when they are not known."""
-    usage = reply.usage
     return {
         "model": _short(reply.model),
         "finish": _short(reply.finish_reason),
         "refused": reply.refused,
         "request_id": _short(reply.request_id),
         "latency_ms": latency_ms,
+        **_priced(reply.usage, cost),
+    }
+
+
+def _priced(usage: Usage | None, cost: Cost | None) -> dict[str, Any]:
+    return {
         "input_tokens": usage and usage.input_tokens,
         "cache_read_tokens": usage and usage.cache_read_tokens,
         "cache_write_tokens": usage and usage.cache_write_tokens,
@@ -372,6 +392,11 @@ def settled_facts(reply: Reply, cost: Cost | None, latency_ms: int) -> dict[str,
         "price": cost and cost.price_id,
         "price_source": cost and cost.source,
     }
+
+
+def told_facts(told: Told | None, cost: Cost | None) -> dict[str, Any]:
+    """Return what the journal says of the cost that a stream had told when it broke off; nothing where it had not."""
+    return {} if told is None else {"model": _short(told.model), **_priced(told.usage, cost)}
 
 
 def failed_facts(failure: Failure, latency_ms: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, NotRequired, TypeVar
+from typing import Annotated, Any, Generic, Literal, NamedTuple, NotRequired, TypeVar
 from uuid import UUID
 
 from pydantic import (
@@ -159,6 +159,25 @@ class Bird(BaseModel):
     wings: int
 
 
+class Egg(BaseModel):
+    kind: Literal["egg"] = "egg"
+
+
+class Coin(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    cents: int
+
+
+class Place(NamedTuple):
+    line: int
+    name: str
+
+
+Animal = Annotated[Cat | Bird, Field(discriminator="kind")]
+Thing = Annotated[Animal | Egg, Field(discriminator="kind")]
+
+
 class Colour(Enum):
     RED = "red"
     BLUE = "blue"
@@ -230,6 +249,20 @@ ODD: dict[str, tuple[Any, Any]] = {
     "str": (str, "Zo\u00eb \U0001f600"),
     "tuple": (tuple[int, str], [1, "a"]),
     "set": (set[int], [1, 2, 2]),
+    "tuple of any length": (tuple[int, ...], [1, 2, 30]),
+    "named tuple": (Place, [1, "a b"]),
+    "tuple of models": (tuple[Cat, Coin | None], [{"kind": "cat", "lives": 9}, None]),
+    "set of models": (set[Coin], [{"cents": 1}, {"cents": 2}, {"cents": 1}]),
+    "frozenset": (frozenset[str], ["a b", "c"]),
+    "optional that is there": (Cat | None, {"kind": "cat", "lives": 9}),
+    "optional list": (list[Cat] | None, None),
+    "nested discriminated unions": (Thing, {"kind": "egg"}),
+    "optional discriminated union": (Thing | None, {"kind": "bird", "wings": 2}),
+    "tuple of discriminated unions": (
+        tuple[Animal, ...],
+        [{"kind": "bird", "wings": 2}, {"kind": "cat", "lives": 3}],
+    ),
+    "constraints": (Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=2)], [0, 1]),
     "many scalars": (
         Many,
         {

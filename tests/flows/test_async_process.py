@@ -100,7 +100,8 @@ def test_the_first_call_of_a_process_holds_up_no_loop(sandbox: Sandbox, capsys: 
     by_thread = {thread: what for thread, what, _ in told["done"] if what == "fsync"}
     assert set(by_thread) == {"llmcache-journal"}
     tier = {thread.rstrip("1234") for thread, what, of in told["done"] if what == "sqlite3.connect" and "tier" in of}
-    assert tier == {"llmcache-files-"}
+    # A lease that is held for long is renewed by a thread of its own.
+    assert {"llmcache-files-"} <= tier <= {"llmcache-files-", "llmcache-watchdog"}
 
 
 def test_a_program_that_ends_waits_for_what_is_paid(sandbox: Sandbox) -> None:

@@ -34,7 +34,7 @@ CONTENTS: dict[str, tuple[Any, type[Exception], str]] = {
     "bytes": (b"Ada", TypeError, r"content\.decode\(\)"),
     "bytearray": (bytearray(b"Ada"), TypeError, r"content\.decode\(\)"),
     "int": (1, TypeError, "content= must be a str"),
-    "list": (["Ada"], TypeError, "content= must be a str"),
+    "generator": ((word for word in ["Ada"]), TypeError, "content= must be a str"),
     "empty": ("", ValueError, "empty"),
     "lone surrogate": ("Ada \ud800", ValueError, "surrogate at character 4"),
     "over the limit": ("x" * (2**20 + 1), ValueError, "MAX_TEXT_BYTES"),

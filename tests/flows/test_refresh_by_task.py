@@ -257,6 +257,26 @@ def test_what_no_task_could_ask_for_the_process_asks_for(
     assert why in line
 
 
+def test_what_has_an_image_is_asked_by_the_process(provider: Sandbox, broker: Broker, clock: MovedClock) -> None:
+    """A task has what was kept, and of an image that is not enough to ask again."""
+    content = ["Ada", llmcache.Image(b"\x89PNG\r\n\x1a\n")]
+
+    def asked() -> tuple[int, str]:
+        found = llmcache.extract_with_info(content, Person, ttl=100, stale_ttl=5_000)
+        return found.value.age, found.outcome
+
+    clock.install()
+    clock.move(-101)
+    assert asked() == (36, "miss")
+    assert llmcache.flush()
+    clock.move(101)
+    provider.answers["Ada"] = {"age": 37}
+    assert asked() == (36, "stale")
+    assert finish_refreshes()
+    assert broker.messages() == []
+    assert asked() == (37, "hit")
+
+
 def test_without_celery_the_process_asks(
     stale: Sandbox, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,35 @@ def test_a_limit_that_is_none(name: str, value: Any, sandbox: Sandbox) -> None:
         assert_refused(f"LLMCACHE['{name}'] must be", sandbox)
 
 
+OF_A_PROVIDER: dict[str, tuple[dict[str, Any], str]] = {
+    "api": ({"api": "response"}, "['api'] must be 'chat' or 'responses'; did you mean 'responses'?"),
+    "api that is none": ({"api": ["chat"]}, "['api'] must be 'chat' or 'responses'"),
+    "output": ({"output": "tool"}, "must be 'json_schema' or 'tools' or 'json_object'; did you mean 'tools'?"),
+    "output that is none": ({"output": None}, "['output'] must be 'json_schema' or 'tools' or 'json_object'"),
+    "name": ({"outputs": "tools"}, "has the unknown key 'outputs'; did you mean 'output'?"),
+    "call": ({"call": "ask"}, "['call'] must be a function, or the dotted path of one"),
+    "acall": ({"acall": 5}, "['acall'] must be a function, or the dotted path of one"),
+    "both": ({"call": "a.b", "output": "tools"}, "has 'output' beside a function, which is asked in its own way"),
+    "key": ({"acall": "a.b", "api_key": "k"}, "has 'api_key' beside a function"),
+    "path": ({"call": "no.such.function"}, "cannot be imported: ModuleNotFoundError"),
+}
+
+
+@pytest.mark.parametrize("case", OF_A_PROVIDER)
+def test_how_a_provider_is_asked(case: str, sandbox: Sandbox) -> None:
+    options, says = OF_A_PROVIDER[case]
+    at = {"base_url": sandbox.base_url, "api_key": "sandbox"}
+    for alias, model in (("openai", "openai/gpt-5-mini"), ("mine", "openai/gpt-5-mini")):
+        given = options if "call" in options or "acall" in options else {**at, **options}
+        providers = {"openai": at, alias: given}
+        with llmcache_settings(PROVIDERS=providers, MODEL=model):
+            ((check, message),) = told()
+            assert check == ("llmcache.E006" if case == "path" else "llmcache.E002")
+            assert says in message
+            if alias == "openai" or case != "path":
+                assert_refused(says, sandbox)
+
+
 class Odd:
     """Nothing that a setting takes."""
 

@@ -4,9 +4,9 @@ import asyncio
 import gc
 import json
 import random
-import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -17,9 +17,11 @@ from llmcache.engine import process
 from llmcache.models import ProviderCall
 from llmcache.testing import Fake
 from llmcache.testing.sandbox import Sandbox, faults
-from llmcache.testing.sandbox.server import Request, Server, head
+from llmcache.testing.sandbox.charges import INPUT_PICO_USD, OUTPUT_PICO_USD
 from tests.conftest import JournalReader, MovedClock, llmcache_settings
+from tests.flows.test_costs import SANDBOX_PRICES
 from tests.flows.test_flights import in_background, wait_until
+from tests.gated import END, Gated, event, gated_provider
 
 
 class Line(BaseModel):
@@ -98,58 +100,10 @@ def test_the_fake_streams_too(llmcache_fake: Fake) -> None:
 # -- while it is written
 
 
-class Gated:
-    """A provider whose stream goes out piece by piece, each when the test lets it."""
-
-    def __init__(self) -> None:
-        self.pieces: list[bytes] = []
-        self.received = 0
-        self._let = threading.Semaphore(0)
-        self.server = Server(self._answer, 0)
-
-    def let(self, count: int = 1) -> None:
-        """Let so many pieces go."""
-        for _ in range(count):
-            self._let.release()
-
-    async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> None:
-        self.received += 1
-        writer.write(head(200, "text/event-stream", "req_1", ("Transfer-Encoding", "chunked")))
-        for piece in self.pieces:
-            while not self._let.acquire(blocking=False):
-                await asyncio.sleep(0.001)
-            writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-            await writer.drain()
-        writer.write(b"0\r\n\r\n")
-
-
 @pytest.fixture
 def gated() -> Iterator[Gated]:
-    provider = Gated()
-    provider.server.start()
-    base_url = f"http://127.0.0.1:{provider.server.port}/v1"
-    with llmcache_settings(PROVIDERS={"openai": {"base_url": base_url, "api_key": "x"}}):
+    with gated_provider() as provider:
         yield provider
-    process.install(None)
-    provider.server.stop()
-
-
-def event(content: str | None = None, *, finish: str | None = None, **more: Any) -> bytes:
-    """Return one event of a stream."""
-    delta = {} if content is None else {"content": content}
-    choices = [{"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}]
-    facts = {
-        "id": "c1",
-        "object": "chat.completion.chunk",
-        "created": 1,
-        "model": "gpt-5-mini-2026",
-        "choices": choices,
-    }
-    return b"data: " + json.dumps({**facts, **more}).encode() + b"\n\n"
-
-
-USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
-END = (event(finish="stop"), event(choices=[], usage=USAGE) + b"data: [DONE]\n\n")
 
 
 def test_each_value_is_there_as_soon_as_the_provider_has_written_it(gated: Gated) -> None:
@@ -337,6 +291,57 @@ def test_what_fails_is_raised_in_its_place_and_not_kept(
     # A stream that came to its end has told its usage.
     told = fault.name in ("refusal", "content_filter", "truncated", "wrong_json", "broken_json", "fenced_json")
     assert [call.output_tokens is not None for call in calls] == [told] * 2
+
+
+def running(output: int) -> dict[str, Any]:
+    return {"usage": {"prompt_tokens": 5, "completion_tokens": output, "total_tokens": 5 + output}}
+
+
+BEGUN, MORE, OVER = '{"title":"One ', "two ", b'data: {"error": {"message": "over", "type": "server_error"}}\n\n'
+BROKEN: dict[str, tuple[list[bytes], int | None]] = {
+    "with each piece": ([event(BEGUN, **running(3)), event(MORE, **running(4))], 4),
+    "at the end": ([event(BEGUN), event(MORE), event(finish="length"), event(choices=[], **running(9))], 9),
+    "not of the last piece": ([event(BEGUN, **running(3)), event(MORE)], None),
+    "of no output": ([event(BEGUN, **running(0)), event(MORE, **running(0))], None),
+    "what cannot be": ([event(BEGUN), event(MORE, usage={"prompt_tokens": -1, "completion_tokens": 3})], None),
+    "nothing": ([event(BEGUN), event(MORE)], None),
+}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("leaves", [False, True], ids=["the provider ends it", "the reader goes"])
+def test_what_a_stream_had_told_of_its_cost_is_known(leaves: bool, gated: Gated) -> None:
+    """What was told of all that had come is what it cost; where nothing was, it is in doubt."""
+    with llmcache_settings(PRICES=SANDBOX_PRICES):
+        # A reader cannot know that the end has come before it is over.
+        cases = {text: case for text, case in BROKEN.items() if not (leaves and text == "at the end")}
+        for number, (text, (pieces, output)) in enumerate(cases.items(), 1):
+            gated.pieces = [*pieces, b": nothing more\n\n" if leaves else OVER]
+            values = llmcache.extract_partial(text, Recipe)
+            gated.let(len(pieces))
+            # The beginning of the title is known once there is more of it.
+            assert [next(values).title for _ in range(3)] == [None, "", "One "]
+            error = None
+            if leaves:
+                values.close()
+            gated.let()
+            if not leaves:
+                with pytest.raises(llmcache.ProviderError) as raised:
+                    list(values)
+                error = raised.value
+            wait_until(lambda: not process.current().flights._flights and gated.is_done)
+            wait_until(lambda: llmcache.flush() and ProviderCall.objects.exclude(ended_at=None).count() == number)  # noqa: B023
+            call = ProviderCall.objects.latest("started_at")
+            assert (call.output_tokens, call.outcome) == (output, "failed" if output else "in_doubt"), text
+            cost = None if output is None else Decimal(5 * INPUT_PICO_USD + output * OUTPUT_PICO_USD)
+            assert call.cost_pico_usd == cost, text
+            if error is not None:
+                assert error.cost_usd == (cost and cost / 10**12), text
+            with pytest.raises(llmcache.NotCached):
+                llmcache.extract(text, Recipe, cache="only")
+        stats, known = llmcache.stats(), sum(output is not None for _, output in cases.values())
+        assert (stats.calls, stats.calls_in_doubt, stats.calls_unpriced) == (len(cases), len(cases) - known, 0)
+        assert gated.received == len(cases)
 
 
 def test_what_fails_before_its_first_piece_is_tried_again(sandbox: Sandbox) -> None:

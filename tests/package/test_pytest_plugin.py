@@ -206,9 +206,15 @@ def test_the_pages_examples_run(suite: Suite, tmp_path: Path) -> None:
         r"^```python\n# (\w+\.py)[^\n]*\n(.*?)^```", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL
     ):
         files[name] = files.get(name, "") + block
-    assert set(files) == {"their_settings.py", "inbox.py", "test_inbox.py", "tests.py", "test_tier.py"}
+    modules = {"test_inbox.py", "tests.py", "test_tier.py", "test_recorded.py"}
+    assert set(files) == {"their_settings.py", "inbox.py", "conftest.py", *modules}
+    recorded = re.search(r"`(cassettes/\S+)`:\n\n```json\n(.*?)^```", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert recorded
+    for name in (recorded[1], "cassettes/tests/RecordedTests.test_an_urgent_mail.json"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(recorded[2])
     variables = {"DJANGO_SETTINGS_MODULE": "their_settings"}
-    assert passed(suite(files, "test_inbox.py", "tests.py", **variables)) == 9
+    assert passed(suite(files, "test_inbox.py", "tests.py", "test_recorded.py", **variables)) == 11
     tests = [name for name in vars(TierContract) if name.startswith("test_")]
     assert passed(suite(files, "test_tier.py", **variables)) == len(tests) > 10
     environment = {**os.environ, **variables, "PYTHONPATH": str(tmp_path), "HOME": str(tmp_path / "home")}
@@ -222,7 +228,7 @@ def test_the_pages_examples_run(suite: Suite, tmp_path: Path) -> None:
         timeout=100,
     )
     assert done.returncode == 0, done.stderr
-    assert "Ran 2 tests" in done.stderr
+    assert "Ran 3 tests" in done.stderr
     assert list((tmp_path / "home").iterdir()) == []
 
 

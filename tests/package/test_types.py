@@ -100,11 +100,78 @@ async def calls() -> None:
 """
 
 
+CONTENTS = """
+from pathlib import Path
+from openai.types.chat import ChatCompletionMessageParam
+import llmcache
+from project.demo.types import Ingredient
+
+def calls(talk: list[ChatCompletionMessageParam], own: list[dict[str, str]], parts: list[str | llmcache.Image]) -> None:
+    reveal_type(llmcache.extract(["Read:", llmcache.Image(b""), llmcache.File(Path("a.pdf"), name="a")], Ingredient))
+    reveal_type(llmcache.extract(llmcache.Image("https://a.b", detail="low"), Ingredient))
+    reveal_type(llmcache.extract([{"role": "user", "content": ["Read:", llmcache.Image(b"")]}], Ingredient))
+    reveal_type(llmcache.extract(talk, Ingredient))
+    reveal_type(llmcache.extract(own, Ingredient))
+    reveal_type(llmcache.extract_with_info(parts, Ingredient).value)
+    reveal_type(next(llmcache.extract_iterable(("a", "b"), Ingredient)))
+    reveal_type(llmcache.extract_many([parts, "a"], Ingredient)[0])
+    llmcache.explain(parts, Ingredient)
+    llmcache.extract(["Read:", b""], Ingredient)
+    llmcache.extract(["Read:", None], Ingredient)
+    llmcache.extract({"role": "user", "content": "Read"}, Ingredient)
+    llmcache.extract((each for each in parts), Ingredient)
+    llmcache.Image(b"", detail="hihg")
+    llmcache.File(b"", name=b"a")
+"""
+
+
+ROOTS = """
+from typing import Annotated, Literal, Optional
+import llmcache
+from pydantic import BaseModel, Field
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+
+Animal = Annotated[Cat | Dog, Field(discriminator="kind")]
+
+reveal_type(llmcache.extract("", tuple[int, str]))
+reveal_type(llmcache.extract("", tuple[int, ...]))
+reveal_type(llmcache.extract("", set[int]))
+reveal_type(llmcache.extract("", frozenset[str]))
+reveal_type(llmcache.extract("", Optional[Cat]))
+reveal_type(llmcache.extract("", Animal | None))
+reveal_type(llmcache.extract("", Annotated[tuple[Animal, ...], Field(min_length=1)]))
+reveal_type(llmcache.extract_many([""], Cat | None)[0])
+reveal_type(next(llmcache.extract_partial("", Animal | None)))
+reveal_type(next(llmcache.extract_iterable("", Animal)))
+reveal_type(llmcache.extract_samples("", Animal, samples=3, temperature=1.0))
+reveal_type(llmcache.extract_samples("", Cat, on_error="collect")[0])
+llmcache.extract_samples("", Cat, samples="3")
+llmcache.extract_samples([""], Cat, on_error="ignore")
+
+@llmcache.cached
+def kept(text: str) -> Animal | None: ...
+
+reveal_type(kept(""))
+
+async def main() -> None:
+    reveal_type(await llmcache.aextract_samples("", Cat))
+    reveal_type((await llmcache.Extractor(tenant="a").aextract_samples("", tuple[Cat, int], on_error="collect"))[0])
+"""
+
+
+SOURCES = {"calls": PROGRAM, "shapes": SHAPES, "contents": CONTENTS, "roots": ROOTS}
+
+
 @pytest.fixture(scope="module")
 def checked() -> Checked:
     """Return what pyright reveals of a program here, and the lines in which it finds errors; it is started once."""
-    programs = {each: ROOT / "tests" / "package" / f"_typed_{os.getpid()}_{each}.py" for each in ("calls", "shapes")}
-    for name, text in (("calls", PROGRAM), ("shapes", SHAPES)):
+    programs = {each: ROOT / "tests" / "package" / f"_typed_{os.getpid()}_{each}.py" for each in SOURCES}
+    for name, text in SOURCES.items():
         programs[name].write_text(text)
     try:
         pyright = Path(sys.executable).with_name("pyright")
@@ -174,4 +241,25 @@ def test_pyright_sees_the_types_of_batches_and_of_decorated_functions(checked: C
         "plain.invalidate()",
         "Reader().read(2)",
         'cached(ttl="1")',
+    ]
+
+
+def test_pyright_sees_what_may_be_a_content(checked: Checked) -> None:
+    revealed, errors = checked("contents")
+    assert revealed == ["Ingredient"] * 8
+    first = CONTENTS.splitlines().index('    llmcache.extract(["Read:", b""], Ingredient)')
+    assert errors == [*range(first, first + 6)]
+
+
+def test_pyright_sees_types_that_are_no_objects_and_samples(checked: Checked) -> None:
+    revealed, errors = checked("roots")
+    assert revealed == [
+        *("tuple[int, str]", "tuple[int, ...]", "set[int]", "frozenset[str]", "Cat | None", "Cat | Dog | None"),
+        *("tuple[Cat | Dog, ...]", "Cat | None", "Cat | Dog | None", "Cat | Dog"),
+        *("Batch[Cat | Dog]", "Cat | None", "Cat | Dog | None", "Batch[Cat]", "tuple[Cat, int] | None"),
+    ]
+    lines = ROOTS.splitlines()
+    assert [lines[number] for number in errors] == [
+        'llmcache.extract_samples("", Cat, samples="3")',
+        'llmcache.extract_samples([""], Cat, on_error="ignore")',
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
@@ -55,3 +55,19 @@ class Row(TypedDict):
 class Node(BaseModel):
     value: int
     children: list[Node]
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+
+
+Animal = Annotated[Cat | Dog, Field(discriminator="kind")]
+
+
+class Pair(NamedTuple):
+    left: int
+    right: str

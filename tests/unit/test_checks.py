@@ -112,6 +112,7 @@ def test_an_unknown_key_without_a_neighbour() -> None:
         ("NAMESPACE", "No Good"),
         ("VERSION", 2),
         ("MAX_TEXT_BYTES", 0),
+        ("MAX_FILE_BYTES", 0),
         ("MAX_VALUE_BYTES", "1"),
         ("PROVIDERS", []),
         ("PROVIDERS", {"openai": None}),
@@ -119,6 +120,11 @@ def test_an_unknown_key_without_a_neighbour() -> None:
         ("PROVIDERS", {"openai": {"api_key": ""}}),
         ("PROVIDERS", {"openai": {"base_url": "ftp://x"}}),
         ("PROVIDERS", {"open ai": {}}),
+        ("PROVIDERS", {"openai": {"api": "response"}}),
+        ("PROVIDERS", {"openai": {"output": None}}),
+        ("PROVIDERS", {"mine": {"call": "ask"}}),
+        ("PROVIDERS", {"mine": {"acall": 5}}),
+        ("PROVIDERS", {"mine": {"call": "a.b", "api_key": "x"}}),
     ],
 )
 def test_a_value_that_cannot_be_used(name: str, value: Any) -> None:

@@ -357,7 +357,8 @@ def test_lines_written_during_an_fsync_share_the_next(
     journal.started("first", {})
     monkeypatch.setattr(os, "fsync", slow)
     in_threads(lambda thread: journal.started(str(thread), {}), 8)
-    assert len(syncs) == 2
+    # A thread that stops between its line and its wait, for that long, needs a third.
+    assert len(syncs) in (2, 3)
 
 
 def test_a_line_is_synced_before_started_returns(

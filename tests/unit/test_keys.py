@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Annotated, Any, Literal, Optional, Union
 
 import pytest
 from django.test import override_settings
@@ -17,7 +17,7 @@ from redis.cluster import key_slot
 import llmcache
 from llmcache import keys
 from tests.keys_of import key_of
-from tests.unit.key_types import Colour, Node, Page, Person, Point, Row, Ticket
+from tests.unit.key_types import Animal, Cat, Colour, Dog, Node, Page, Pair, Person, Point, Row, Ticket
 
 GOLDEN: dict[str, str] = json.loads(Path(__file__).with_name("golden_keys.json").read_text())
 
@@ -36,10 +36,23 @@ CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "generic": ("x", Page[int], {}),
     "recursive": ("x", Node, {}),
     "int": ("x", int, {}),
+    "tuple": ("x", tuple[Person, int], {}),
+    "tuple of any length": ("x", tuple[int, ...], {}),
+    "named tuple": ("x", Pair, {}),
+    "set": ("x", set[int], {}),
+    "frozenset": ("x", frozenset[int], {}),
+    "list of int": ("x", list[int], {}),
+    "optional int": ("x", int | None, {}),
+    "discriminated union": ("x", Animal, {}),
+    "optional discriminated union": ("x", Animal | None, {}),
+    "tuple of unions": ("x", tuple[Animal, ...], {}),
+    "constraints": ("x", Annotated[list[int], Field(min_length=1, max_length=3)], {}),
     "system": ("x", Person, {"system": "Read names."}),
     "model": ("x", Person, {"model": "openai/gpt-5"}),
     "kind": ("x", Person, {"kind": "inbox"}),
     "scope": ("x", Person, {"tenant": "acme", "subject": "u1", "tags": ["b", "a"], "version": "2", "variant": 3}),
+    "sample": ("x", Person, {"variant": keys.Sample(None, 1)}),
+    "sample of a variant": ("x", Person, {"variant": keys.Sample("a", 4)}),
     "parameters": ("x", Person, {"temperature": 0.0, "seed": 7, "logit_bias": {"5": 1}, "new_thing": [True, None]}),
 }
 
@@ -104,6 +117,17 @@ def test_each_of_these_changes_the_key() -> None:
         "one in a list": (Person, {"stop": [1]}),
         "True in a list": (Person, {"stop": [True]}),
         "A or B": (Union[Person, Ticket], {}),
+        "A or nothing": (Person | None, {}),
+        "list": (list[int], {}),
+        "tuple of any length": (tuple[int, ...], {}),
+        "tuple of one": (tuple[int], {}),
+        "tuple of two": (tuple[int, int], {}),
+        "set": (set[int], {}),
+        "frozenset": (frozenset[int], {}),
+        "one or more": (Annotated[list[int], Field(min_length=1)], {}),
+        "two or more": (Annotated[list[int], Field(min_length=2)], {}),
+        "list or nothing": (list[int] | None, {}),
+        "list of some": (list[int | None], {}),
         "B or A": (Union[Ticket, Person], {}),
         "literal 1": (Literal[1], {}),
         "literal True": (Literal[True], {}),
@@ -124,6 +148,10 @@ def test_each_of_these_changes_the_key() -> None:
         "variant a": (Person, {"variant": "a"}),
         "variant '1'": (Person, {"variant": "1"}),
         "variant 1": (Person, {"variant": 1}),
+        "sample": (Person, {"variant": keys.Sample(None, 1)}),
+        "another sample": (Person, {"variant": keys.Sample(None, 2)}),
+        "sample of 1": (Person, {"variant": keys.Sample(1, 1)}),
+        "sample of '1'": (Person, {"variant": keys.Sample("1", 1)}),
     }
     found = {name: key_of("Ada", annotation, **options) for name, (annotation, options) in requests.items()}
     assert len(set(found.values())) == len(requests), found
@@ -149,6 +177,13 @@ def test_none_of_these_changes_the_key() -> None:
         {"frobnicate": 1, "unkeyed": ["frobnicate"]},
     ):
         assert key_of("Ada", Person, **options) == plain, options
+    for one, other in (
+        (Optional[Person], Person | None),  # noqa: UP045
+        (Annotated[list[int], "of whom"], list[int]),
+        # Only how an answer is read differs: what is asked is the same.
+        (Animal, Cat | Dog),
+    ):
+        assert key_of("Ada", one) == key_of("Ada", other), one
     assert key_of("Ada", Person, tags=["a", "b"]) == key_of("Ada", Person, tags={"b", "a"})
     assert key_of("Ada", Person, a_1=1, b_1=2) == key_of("Ada", Person, b_1=2, a_1=1)
 
@@ -202,12 +237,13 @@ class Constrained(BaseModel):
 
 
 words = st.text(max_size=6).filter(lambda text: text.isprintable())
+variants = st.none() | words | st.integers()
 scopes = st.tuples(
     st.none() | words,
     st.none() | words,
     st.lists(words, max_size=3),
     st.none() | words,
-    st.none() | words | st.integers(),
+    variants | st.builds(keys.Sample, variants, st.integers(1, 1_000)),
 )
 
 

@@ -3,16 +3,17 @@
 import datetime
 import itertools
 import json
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
-from typing import Annotated, Any, Literal
+from enum import Enum, StrEnum
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import AliasChoices, BaseModel, Field, RootModel, field_validator, model_validator
-from typing_extensions import TypedDict
+from typing_extensions import TypeAliasType, TypedDict
 
 from llmcache.response_types import response_type
 from llmcache.streams.partials import NOTHING, Cuts, Items, partial_value
@@ -71,6 +72,39 @@ class Row(TypedDict, total=False):
     when: datetime.date
 
 
+class Place(NamedTuple):
+    """A tuple whose places have names."""
+
+    line: int
+    name: str
+
+
+class Sort(StrEnum):
+    """What tells birds apart."""
+
+    OWL = "owl"
+    RAPTOR = "raptor"
+
+
+class Bird(BaseModel):
+    """One of a union, told by a field with two constants."""
+
+    sort: Literal[Sort.OWL, Sort.RAPTOR]
+    span: str = Field(alias="wing span")
+
+
+class Fish(BaseModel):
+    """Another one."""
+
+    sort: Literal["fish"]
+    fins: int
+
+
+class Either(RootModel[Bird | Fish]):
+    """A union with a name of its own."""
+
+
+Named = TypeAliasType("Named", Annotated[list[str], Field(min_length=9)])
 Names = RootModel[list[str]]
 ADA = {"name": "Ada L"}
 JSON = st.recursive(
@@ -128,7 +162,21 @@ def test_a_model_grows_and_what_has_not_arrived_is_none() -> None:
         pytest.param(str | None, '{"value":"A b"}', ["", "A ", "A b"], id="optional"),
         pytest.param(int | str, '{"value":"A b"}', [], id="union"),
         pytest.param(Literal["a b", "c"], '{"value":"a b"}', [], id="literal"),
-        pytest.param(tuple[int, str], '{"value":[1, "b"] }', [], id="tuple"),
+        pytest.param(
+            tuple[int, str, Unit | None],
+            '{"value":[1, "b c", "kg", 4]}',
+            [(None, None, None), (1, "", None), (1, "b ", None), (1, "b c", None), (1, "b c", Unit.KILO)],
+            id="tuple",
+        ),
+        pytest.param(tuple[int, ...], '{"value":[1, 20, 3]}', [(), (1,), (1, 20)], id="open tuple"),
+        pytest.param(
+            Place, '{"value":[1, "b c"] }', [(None, None), (1, ""), (1, "b "), (1, "b c")], id="named tuple"
+        ),
+        pytest.param(set[str], '{"value":["a b", "c", "d e"]}', [set(), {"a b"}, {"a b", "c"}], id="set"),
+        pytest.param(frozenset[Unit], '{"value":["g", "kg"]}', [frozenset(), frozenset({Unit.GRAM})], id="frozenset"),
+        pytest.param(set[Part], '{"value":[{"name": "a", "amount": 1, "unit": "g"}]}', [set()], id="set of models"),
+        pytest.param(deque[int], '{"value":[1, 2, 3]}', [deque(), deque([1]), deque([1, 2])], id="deque"),
+        pytest.param(Named, '{"value":["A b", "c"]}', [[""], ["A "], ["A b"], ["A b", ""], ["A b", "c"]], id="alias"),
         pytest.param(Names, '{"value":["a b", "c"] }', None, id="root model"),
         pytest.param(Whole, "no JSON at all, but words", [], id="no JSON"),
         pytest.param(Whole, "[1, 2, 3]", [], id="another shape"),
@@ -143,6 +191,39 @@ def test_each_sort_of_type(annotation: Any, text: str, expected: list[Any] | Non
         assert all(isinstance(each, RootModel) for each in seen)
     else:
         assert seen == expected
+
+
+@pytest.mark.parametrize(
+    ("annotation", "expected"),
+    [
+        pytest.param(Bird | Fish, [Bird], id="two"),
+        pytest.param(Annotated[Bird | Fish, Field(discriminator="sort")], [Bird], id="discriminated"),
+        pytest.param(Annotated[Bird | Fish, Field(discriminator="sort")] | Row | None, [], id="one without constants"),
+        pytest.param(Bird | Fish | None, [Bird], id="optional"),
+        pytest.param(Bird | int | list[Bird] | Literal["a"], [Bird], id="one that is an object"),
+        pytest.param(Bird | Fish | Any, [], id="anything"),
+        pytest.param(Either, [Either], id="root model"),
+        pytest.param(list[Bird | Fish] | str, [], id="of a list"),
+    ],
+)
+def test_a_union_grows_as_soon_as_only_one_of_its_types_is_left(annotation: Any, expected: list[Any]) -> None:
+    text = '{"sort": "raptor", "wing span": "very wide", "x": 1}'
+    schema = response_type(annotation).schema
+    seen = shown(annotation, f'{{"value":{text} }}' if schema.wrapped else text)
+    assert [*dict.fromkeys(map(type, seen))] == expected
+    for each in seen:
+        bird = each.root if isinstance(each, Either) else each
+        assert type(bird) is Bird
+    if expected and annotation != Bird | int | list[Bird] | Literal["a"]:
+        # While the constant is being written it may be either.
+        assert (getattr(seen[0], "root", seen[0])).sort is Sort.RAPTOR
+
+
+def test_items_of_a_union_grow_one_by_one() -> None:
+    text = '{"value":[{"sort": "fish", "fins": 2}, {"sort": "owl", "wing span": "wi"}, 7]}'
+    seen = shown(list[Bird | Fish] | None, text)
+    assert [[type(item) for item in each] for each in seen if each][:3] == [[Fish], [Fish], [Fish, Bird]]
+    assert (seen[-1][0].fins, seen[-1][1].span) == (2, "wi")
 
 
 def pieces(text: str, ends: list[int]) -> Iterator[str]:
@@ -160,6 +241,7 @@ def test_where_a_text_is_cut_does_not_depend_on_its_pieces(text: str, ends: list
     assert all(text.startswith(cut) and len(cut) < len(text) for cut in expected)
 
 
+@settings(deadline=None)
 @given(JSON)
 def test_no_cut_leaves_a_number_a_word_or_an_escape_half_written(data: Any) -> None:
     for text in (json.dumps([data]), json.dumps([data], ensure_ascii=False)):

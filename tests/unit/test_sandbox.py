@@ -144,6 +144,9 @@ def test_answers_without_a_schema(client: openai.OpenAI):
     ask = client.chat.completions.create
     messages: Any = [{"role": "user", "content": "anything else"}]
     assert "no model" in (ask(model="m", messages=messages).choices[0].message.content or "")
+    with pytest.raises(openai.BadRequestError, match="must contain the word 'json'"):
+        ask(model="m", messages=messages, response_format={"type": "json_object"})
+    messages[0]["content"] = "anything else, as JSON"
     plain = ask(model="m", messages=messages, response_format={"type": "json_object"}).choices[0].message.content
     assert isinstance(json.loads(plain or ""), dict)
 

@@ -97,6 +97,10 @@ class Dog(BaseModel):
     name: str
 
 
+class Tree(BaseModel):
+    kind: Literal["tree"]
+
+
 class Box(BaseModel, Generic[T]):
     content: T
 
@@ -189,6 +193,11 @@ STRICT: dict[str, tuple[Any, bool]] = {
     "UUID": (UUID, True),
     "RootModel of a list": (People, True),
     "list of bounded length": (Annotated[list[int], Field(min_length=1, max_length=3)], True),
+    "tuple of bounded length": (Annotated[tuple[int, ...], Field(min_length=1, max_length=3)], True),
+    "nested discriminated unions": (Annotated[Animal | Tree, Field(discriminator="kind")], True),
+    "optional discriminated union": (Animal | None, True),
+    "optional list": (list[Person] | None, True),
+    "optional bounded int": (Annotated[int | None, Field(ge=3)], True),
 }
 
 OPEN_REASON = "an open object is not part of strict mode"
@@ -200,6 +209,14 @@ FALLBACK: dict[str, tuple[Any, bool, str]] = {
     "list of extra allowed": (list[Open], True, f"$.$defs.Open.additionalProperties: {OPEN_REASON}"),
     "set in a model": (Tagged, False, "$.properties.tags.uniqueItems: 'uniqueItems' is not part of strict mode"),
     "set": (set[int], True, "$.properties.value.uniqueItems: 'uniqueItems' is not part of strict mode"),
+    "frozenset": (frozenset[str], True, "$.properties.value.uniqueItems: 'uniqueItems' is not part of strict mode"),
+    "optional set": (set[int] | None, True, "$.properties.value.anyOf[0].uniqueItems: 'uniqueItems' is not part of"),
+    "tuple of models": (
+        tuple[Cat, Dog | None],
+        True,
+        "$.properties.value.prefixItems: 'prefixItems' is not part of strict mode",
+    ),
+    "tuple of nothing": (tuple[()], True, "$.properties.value: an array of anything is not part of strict mode"),
     "tuple": (tuple[int, str], True, "$.properties.value.prefixItems: 'prefixItems' is not part of strict mode"),
     "Any": (Any, True, "$.properties.value: a value of any type is not part of strict mode"),
     "list of Any": (list[Any], True, "$.properties.value.items: a value of any type is not part of strict mode"),
@@ -490,6 +507,46 @@ def test_a_discriminated_union_becomes_a_plain_one_told_apart_by_its_constants()
     schema = made(Animal).schema
     assert schema["properties"]["value"] == {"anyOf": [{"$ref": "#/$defs/Cat"}, {"$ref": "#/$defs/Dog"}]}
     assert schema["$defs"]["Dog"]["properties"]["kind"]["const"] == "dog"
+
+
+def test_an_optional_union_of_unions_is_sent_so() -> None:
+    thing = Annotated[Animal | Tree, Field(discriminator="kind")]
+    cat, dog, tree = ({"$ref": f"#/$defs/{name}"} for name in ("Cat", "Dog", "Tree"))
+
+    def closed(name: str, /, **properties: str) -> dict[str, Any]:
+        told = {
+            "kind": {"const": name.lower(), "title": "Kind", "type": "string"},
+            **{key: {"title": key.title(), "type": value} for key, value in properties.items()},
+        }
+        return {
+            "properties": told,
+            "required": list(told),
+            "title": name,
+            "type": "object",
+            "additionalProperties": False,
+        }
+
+    assert made(thing | None).schema == {
+        "type": "object",
+        "properties": {"value": {"anyOf": [{"anyOf": [cat, dog, tree]}, {"type": "null"}]}},
+        "required": ["value"],
+        "additionalProperties": False,
+        "$defs": {
+            "Cat": closed("Cat", lives="integer"),
+            "Dog": closed("Dog", name="string"),
+            "Tree": closed("Tree"),
+        },
+    }
+
+
+def test_a_tuple_and_a_set_are_sent_as_they_were_generated() -> None:
+    places = [{"$ref": "#/$defs/Cat"}, {"type": "string"}]
+    made_of = {"tuple": made(tuple[Cat, str]), "set": made(set[int])}
+    assert {name: schema.schema["properties"]["value"] for name, schema in made_of.items()} == {
+        "tuple": {"type": "array", "prefixItems": places, "minItems": 2, "maxItems": 2},
+        "set": {"type": "array", "items": {"type": "integer"}, "uniqueItems": True},
+    }
+    assert {response_format(schema)["json_schema"]["strict"] for schema in made_of.values()} == {False}
 
 
 def test_names_and_values_that_look_like_keywords_stay() -> None:

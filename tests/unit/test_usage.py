@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llmcache.money.usage import Usage, told_usage
 from llmcache.providers.base import Reply
-from llmcache.providers.openai_provider import _reply
+from llmcache.providers.chat import ChatFace
 
 TOLD: dict[str, tuple[Any, Usage | None]] = {
     "openai": (
@@ -126,6 +126,6 @@ def test_whatever_is_told_is_disjoint_or_nothing(told: dict[str, Any], inside: A
 )
 def test_how_a_request_was_served_is_told_in_two_places(facts: dict[str, Any], tier: str | None) -> None:
     completion = {"choices": [{"message": {"content": "{}"}, "finish_reason": "stop"}], **facts}
-    reply = _reply(json.dumps(completion).encode(), None, 200)
+    reply = ChatFace("json_schema").reply(json.dumps(completion).encode(), {}, None, 200)
     assert isinstance(reply, Reply)
     assert reply.service_tier == tier
