@@ -71,8 +71,8 @@ from llmcache.exceptions import (
     UnsupportedType,
     ValidationFailed,
 )
-from llmcache.explaining import aexplain, explain
-from llmcache.explanations import Explanation
+from llmcache.explaining.door import aexplain, explain
+from llmcache.explaining.explanations import Explanation
 from llmcache.extraction import (
     Extraction,
     Extractor,

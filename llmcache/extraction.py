@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from llmcache.content.reading import AnyContent
     from llmcache.engine.background import Errand
     from llmcache.engine.runtime import Runtime
-    from llmcache.explanations import Explanation
+    from llmcache.explaining.explanations import Explanation
     from llmcache.plans import Plan
 
 T = TypeVar("T")
@@ -356,14 +356,14 @@ class Extractor(Batching, Sampling, Streaming):
 
     def explain(self, content: AnyContent, response_model: Any, **options: Any) -> Explanation:
         """Do as ``llmcache.explain``, with what is bound."""
-        from llmcache.explaining import explain
+        from llmcache.explaining.door import explain
 
         return explain(content, response_model, **self._all(options))
 
     @markcoroutinefunction
     def aexplain(self, content: AnyContent, response_model: Any, **options: Any) -> Coroutine[Any, Any, Explanation]:
         """Do as ``llmcache.aexplain``, with what is bound."""
-        from llmcache.explaining import aexplain
+        from llmcache.explaining.door import aexplain
 
         return aexplain(content, response_model, **self._all(options))
 

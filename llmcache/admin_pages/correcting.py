@@ -22,7 +22,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 from django.views.decorators.http import require_POST
 
-from llmcache import corrections, schema_changes
+from llmcache import corrections
 from llmcache.admin_pages import columns, contents
 from llmcache.admin_pages.columns import Fact, Group, known
 from llmcache.admin_pages.correction_form import CorrectionForm, editable
@@ -35,6 +35,7 @@ from llmcache.engine.log_copy import View
 from llmcache.exceptions import InvalidRequest
 from llmcache.models import CacheEntry, Correction, Invalidation
 from llmcache.response_types import ResponseType
+from llmcache.schema_history.changes import changes
 
 _CHANGES: dict[str, Any] = {"added": "good", "removed": "bad", "changed": "warning", "reordered": "quiet"}
 
@@ -343,7 +344,7 @@ def _parsed(text: str) -> Any:
 @sensitive_variables()
 def _changes(before: str, after: str) -> list[dict[str, Any]]:
     try:
-        found = schema_changes.changes(json.loads(before), json.loads(after))
+        found = changes(json.loads(before), json.loads(after))
     except (ValueError, RecursionError):
         return []
     names = {

@@ -15,8 +15,8 @@ from llmcache.conf import Settings
 from llmcache.dashboard import figures
 from llmcache.exceptions import ConfigurationError, UnsupportedType
 from llmcache.models import SchemaVersion
-from llmcache.prompt_reports import KindOfEntries, prompts_by_kind
-from llmcache.schema_reports import (
+from llmcache.schema_history.prompts import KindOfEntries, prompts_by_kind
+from llmcache.schema_history.reports import (
     MOST,
     Form,
     Live,

@@ -18,9 +18,9 @@ from llmcache.admin_pages.explained import Sentence
 from llmcache.admin_pages.lists import as_hex, beginning, selected_ids
 from llmcache.admin_pages.schemas import shown_change
 from llmcache.engine import process
+from llmcache.explaining.nearest import Comparison, Neighbours, Side, find, side_of_attempt, side_of_row
 from llmcache.models import CacheEntry, Invalidation, ProviderCall
-from llmcache.nearest import Comparison, Neighbours, Side, find, side_of_attempt, side_of_row
-from llmcache.schema_changes import MAX_CHANGES
+from llmcache.schema_history.changes import MAX_CHANGES
 
 MOST_KEYS: Final = 20
 """Keys that a page offers where more than one begins as was asked."""

@@ -15,9 +15,9 @@ from llmcache.admin_pages import columns, filters
 from llmcache.admin_pages.columns import known
 from llmcache.admin_pages.whereabouts import Whereabouts
 from llmcache.engine.log_copy import View
-from llmcache.explanations import COMPONENTS, Difference
+from llmcache.explaining.explanations import COMPONENTS, Difference
+from llmcache.explaining.nearest import Comparison, Side, side_of_row
 from llmcache.models import CacheEntry, Invalidation, ProviderCall
-from llmcache.nearest import Comparison, Side, side_of_row
 
 _HASH: Final = 8
 """Hex digits of a hash that are shown."""

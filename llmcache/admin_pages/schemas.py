@@ -18,7 +18,7 @@ from llmcache.admin_pages.lists import LedgerAdmin, as_hex, beginning
 from llmcache.dashboard import figures
 from llmcache.engine import process
 from llmcache.models import MAX_NAME, CacheEntry, SchemaVersion
-from llmcache.schema_changes import MAX_CHANGES
+from llmcache.schema_history.changes import MAX_CHANGES
 
 LATER_SHOWN: Final = 5
 _CHANGES: Final = {

@@ -23,7 +23,7 @@ from llmcache.money.journal_files import (
     unsettled,
 )
 from llmcache.money.ledger import Imported, add_counts, import_records
-from llmcache.schema_versions import write_seen
+from llmcache.schema_history.versions import write_seen
 
 if TYPE_CHECKING:
     from llmcache.engine.runtime import Runtime

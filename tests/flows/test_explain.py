@@ -18,11 +18,11 @@ from pydantic import BaseModel, ConfigDict, create_model, field_validator
 import llmcache
 from llmcache import Explanation, corrections
 from llmcache.engine import process
-from llmcache.explanations import COMPONENTS
+from llmcache.explaining.explanations import COMPONENTS
+from llmcache.explaining.nearest import MOST_LOOKED_AT
 from llmcache.invalidation_rows import note_that_one_was_made
 from llmcache.keys import storage_key
 from llmcache.models import CacheEntry, ProviderCall, UsageBucket
-from llmcache.nearest import MOST_LOOKED_AT
 from llmcache.testing.sandbox import Sandbox, faults
 from tests.conftest import JournalReader, MovedClock, llmcache_settings
 from tests.contract.aliases import in_caches

@@ -18,12 +18,12 @@ from django.utils import timezone
 from pydantic import BaseModel, Field, create_model
 
 import llmcache
-from llmcache import prompt_reports, schema_reports
 from llmcache.engine.schemas import Seen
 from llmcache.models import CacheEntry, SchemaVersion
 from llmcache.money.pricing import dollars
-from llmcache.schema_reports import Live, live_entries
-from llmcache.schema_versions import write_seen
+from llmcache.schema_history import prompts, reports
+from llmcache.schema_history.reports import Live, live_entries
+from llmcache.schema_history.versions import write_seen
 from llmcache.testing.sandbox import Sandbox
 from tests import forks
 from tests.conftest import child_environment, llmcache_settings
@@ -286,7 +286,7 @@ def test_entries_without_hashes_and_with_strange_ones_are_left_out() -> None:
 
 
 def test_prompts_are_read_by_the_time_alone() -> None:
-    found = plan(lambda: prompt_reports.prompts_by_kind("default"))
+    found = plan(lambda: prompts.prompts_by_kind("default"))
     assert "SCAN llmcache_cacheentry USING INDEX" in found
     assert "TEMP B-TREE" not in found
 
@@ -334,7 +334,7 @@ def test_the_exit_status_is_what_a_pipeline_goes_by(var: Path) -> None:
     """In processes of their own, as a pipeline runs it, and over a terminal that knows ASCII alone."""
     write = (
         "import django; django.setup(); from llmcache.engine.schemas import Seen; "
-        "from llmcache.schema_versions import write_seen; "
+        "from llmcache.schema_history.versions import write_seen; "
         "write_seen([Seen('Person', 'f' * 64, '{\"type\": \"Größe\"}', 1.0, 2.0)], using='default')"
     )
     changes = {"KINDS": {"Person": {"type": "tests.flows.log_worker.Person"}}}
@@ -368,7 +368,7 @@ def plan(statement: Callable[[], object]) -> str:
 @pytest.mark.parametrize(("most", "by"), [(None, "schema=?"), (10, "schema>? AND schema<?")])
 def test_entries_are_counted_by_the_index_of_their_schema(most: int | None, by: str) -> None:
     deployed()
-    forms = [schema_reports.form_of(row) for row in SchemaVersion.objects.all()]
+    forms = [reports.form_of(row) for row in SchemaVersion.objects.all()]
     found = plan(lambda: live_entries("default", forms, most=most))
     assert found.count(f"USING INDEX llmcache_entry_schema ({by})") == 2
     assert "TEMP B-TREE" not in found
@@ -379,7 +379,7 @@ def test_the_newest_entries_are_looked_at_and_no_others() -> None:
     entry = entry_of(old)
     CacheEntry.objects.filter(schema=old.fingerprint).update(expires_at=timezone.now() - DAY, cost_pico_usd=1)
     copies(entry, 20)
-    form = schema_reports.form_of(old)
+    form = reports.form_of(old)
     assert live_entries("default", [form], most=23)[form] == Live(20, 20 * (entry.cost_pico_usd or 0), 0)
     # The expired ones are the oldest.
     CacheEntry.objects.filter(expires_at__lt=timezone.now()).update(written_at=timezone.now() - 9 * DAY)

@@ -9,7 +9,7 @@ import llmcache
 from llmcache.engine import process
 from llmcache.engine.schemas import Seen
 from llmcache.models import SchemaVersion
-from llmcache.schema_versions import write_seen
+from llmcache.schema_history.versions import write_seen
 from llmcache.testing.sandbox import Sandbox
 from tests.conftest import MovedClock
 

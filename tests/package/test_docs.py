@@ -20,9 +20,10 @@ from django.db.models import F
 from django.test import RequestFactory
 
 import llmcache
-from llmcache import conf, exceptions, explanations, housekeeping, tasks
+from llmcache import conf, exceptions, housekeeping, tasks
 from llmcache.engine.schemas import Seen
-from llmcache.schema_versions import write_seen
+from llmcache.explaining import explanations
+from llmcache.schema_history.versions import write_seen
 from llmcache.testing.sandbox import Sandbox
 from llmcache.warming.runs import prepare
 from tests import mutations

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, create_model
 
-from llmcache.schema_changes import MAX_CHANGES, MAX_VALUE, changes
+from llmcache.schema_history.changes import MAX_CHANGES, MAX_VALUE, changes
 
 
 def schema(**fields: Any) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pydantic import BaseModel, create_model
 
-from llmcache import schema_reports
 from llmcache.admin_pages import columns, deploys
 from llmcache.dashboard import figures
 from llmcache.models import CacheEntry, SchemaVersion
 from llmcache.money.pricing import dollars
+from llmcache.schema_history import reports
 from llmcache.testing.sandbox import Sandbox
 from tests.conftest import llmcache_settings
 from tests.flows.test_costs import SANDBOX_PRICES
@@ -242,7 +242,7 @@ def test_its_statements_are_few_whatever_there_is(provider: Sandbox, admin_clien
 
 
 def test_every_page_looks_at_a_bounded_number_of_entries() -> None:
-    assert deploys.MOST == schema_reports.MOST == 10_000
+    assert deploys.MOST == reports.MOST == 10_000
     assert deploys.SHOWN * 2 * deploys.MOST <= 200_000
 
 

@@ -12,7 +12,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from llmcache.engine import process
 from llmcache.exceptions import InvalidRequest
-from llmcache.explaining import explain
+from llmcache.explaining.door import explain
 from llmcache.kinds import registered_type
 from llmcache.management.output import SpokenCommand, unusable
 from llmcache.warming.lines import decoded, opened

@@ -19,9 +19,9 @@ from llmcache.management.arguments import span
 from llmcache.management.output import SpokenCommand
 from llmcache.models import SchemaVersion
 from llmcache.money.pricing import dollars
-from llmcache.prompt_reports import MOST_READ, KindOfEntries, prompts_by_kind
-from llmcache.schema_changes import MAX_CHANGES, Change
-from llmcache.schema_reports import Live, Registered, SchemaChange, names_like, registered_types, schema_changes
+from llmcache.schema_history.changes import MAX_CHANGES, Change
+from llmcache.schema_history.prompts import MOST_READ, KindOfEntries, prompts_by_kind
+from llmcache.schema_history.reports import Live, Registered, SchemaChange, names_like, registered_types, schema_changes
 
 DIFFERS: Final = 1
 """Exit status of --check where a deploy would leave answers behind."""

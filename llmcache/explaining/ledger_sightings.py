@@ -16,16 +16,16 @@ from django.db import connections, transaction
 from django.db.utils import Error
 
 from llmcache.engine.log_copy import View
-from llmcache.explanations import EntryFacts, LastAttempt, VoidedBy
+from llmcache.explaining.explanations import EntryFacts, LastAttempt, VoidedBy
+from llmcache.explaining.nearest import Neighbours, find, side_of_call
 from llmcache.invalidation_rows import row_of, without_rewriting
 from llmcache.models import CacheEntry, Correction, Invalidation, ProviderCall
 from llmcache.money.facts import unix_of
-from llmcache.nearest import Neighbours, find, side_of_call
 
 if TYPE_CHECKING:
     from llmcache.engine.call import Call
     from llmcache.engine.runtime import Runtime
-    from llmcache.sightings import Sighting
+    from llmcache.explaining.sightings import Sighting
 
 logger = logging.getLogger("llmcache.ledger")
 

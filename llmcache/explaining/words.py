@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from llmcache.explanations import Difference, EntryFacts, Explanation, TierPlace
-    from llmcache.schema_changes import Change
+    from llmcache.explaining.explanations import Difference, EntryFacts, Explanation, TierPlace
+    from llmcache.schema_history.changes import Change
 
 _NOUNS: Final = {
     "content": "text",

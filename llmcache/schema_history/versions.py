@@ -9,7 +9,7 @@ from typing import Any
 from llmcache.engine.schemas import Seen
 from llmcache.models import MAX_NAME, SchemaVersion
 from llmcache.money.facts import cut, time_of
-from llmcache.schema_changes import changes
+from llmcache.schema_history.changes import changes
 
 
 def write_seen(seen: Sequence[Seen], *, using: str) -> None:

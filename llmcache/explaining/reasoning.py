@@ -13,11 +13,11 @@ from llmcache import request
 from llmcache.answering import checked
 from llmcache.bypassing import is_bypassed
 from llmcache.exceptions import ConfigurationError
-from llmcache.explanations import BypassedBy, Explanation, Found, Verdict
+from llmcache.explaining.explanations import BypassedBy, Explanation, Found, Verdict
+from llmcache.explaining.ledger_sightings import LedgerSighting, look_into_ledger
+from llmcache.explaining.sightings import Sighting, deciding, look
 from llmcache.flushing import flush
-from llmcache.ledger_sightings import LedgerSighting, look_into_ledger
 from llmcache.request import NOT_GIVEN
-from llmcache.sightings import Sighting, deciding, look
 
 if TYPE_CHECKING:
     from llmcache.engine.call import Call

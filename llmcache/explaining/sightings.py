@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from llmcache.engine.log_copy import View
-from llmcache.explanations import Found, TierPlace
+from llmcache.explaining.explanations import Found, TierPlace
 from llmcache.tiers.stack import Place, TierStack
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from django.utils import timezone
 
 from llmcache.models import CacheEntry
-from llmcache.schema_reports import Live
+from llmcache.schema_history.reports import Live
 
 MOST_READ: Final = 10_000
 """Entries that are read, the newest ones: their hashes are JSON, and are counted here."""

@@ -22,8 +22,8 @@ from llmcache.models import MAX_NAME, CacheEntry, SchemaVersion
 from llmcache.money.facts import cut
 from llmcache.money.pricing import PICO
 from llmcache.response_types import ResponseType, response_type
-from llmcache.schema_changes import Change, changes
-from llmcache.schema_versions import loaded
+from llmcache.schema_history.changes import Change, changes
+from llmcache.schema_history.versions import loaded
 
 if TYPE_CHECKING:
     from llmcache.conf import Settings

@@ -17,7 +17,7 @@ from asgiref.sync import markcoroutinefunction, sync_to_async
 from llmcache import request
 from llmcache.content.own import own_content
 from llmcache.engine import process
-from llmcache.explanations import Explanation
+from llmcache.explaining.explanations import Explanation
 from llmcache.flushing import require_no_loop
 from llmcache.request import NOT_GIVEN, CacheUse, NotGiven
 
@@ -61,7 +61,7 @@ def explain(
     Arguments and their errors are those of ``extract``. Raises ``AsyncContext`` in an event loop.
     """
     require_no_loop("explain")
-    from llmcache.reasoning import explained
+    from llmcache.explaining.reasoning import explained
 
     options = (
         *(model, system, kind, ttl, stale_ttl, tenant, subject, tags, version, variant, cache),

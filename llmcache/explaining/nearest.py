@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from llmcache.components import MAX_TAGS, components_of, content_hash
-from llmcache.explanations import COMPONENTS, Difference, How
+from llmcache.explaining.explanations import COMPONENTS, Difference, How
 from llmcache.models import MAX_KIND, MAX_NAME, CacheEntry, ProviderCall, SchemaVersion
 from llmcache.money.facts import cut
-from llmcache.schema_changes import Change, changes
-from llmcache.schema_versions import loaded
+from llmcache.schema_history.changes import Change, changes
+from llmcache.schema_history.versions import loaded
 
 if TYPE_CHECKING:
     from llmcache.engine.call import Call

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
-    from llmcache.schema_changes import Change
+    from llmcache.schema_history.changes import Change
 
 Verdict = Literal[
     "hit",
@@ -169,6 +169,6 @@ class Explanation:
     """What could not be found out, in sentences."""
 
     def __str__(self) -> str:
-        from llmcache.explanation_words import in_words
+        from llmcache.explaining.words import in_words
 
         return in_words(self)
