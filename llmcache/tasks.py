@@ -109,10 +109,11 @@ def run_plan(pk: int) -> None:
 @_quietly
 def run_plan_if_due(pk: int) -> None:
     """Do as ``run_plan`` for one whose crontab says that it is time, unless that was seen to already."""
-    from llmcache.sending import share_out
+    from llmcache.sending import share_out, try_to_send
     from llmcache.warming import plans
 
-    if plans.take_due(pk):
+    # By a message of its own: a worker that dies while it prepares the run has not lost the plan's turn.
+    if plans.take_due(pk) and not try_to_send("run_plan", pk):
         share_out(plans.run_plan(pk, made_by=_BY).uid)
 
 

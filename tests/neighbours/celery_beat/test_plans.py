@@ -34,7 +34,7 @@ def periodic() -> Any:
     """Return the one task that is a plan's; None where there is none."""
     found = PeriodicTask.objects.filter(task=tasks.run_plan_if_due.name)
     assert len(found) < 2
-    return found.first()
+    return found.select_related("crontab").first()
 
 
 def written(task: Any) -> str:
@@ -97,26 +97,103 @@ def test_a_task_of_ours_that_is_no_plans_changes_none(args: str) -> None:
     assert periodic().args == f"[{plan.pk}]"
 
 
+def test_what_beat_writes_changes_no_plan() -> None:
+    """It writes tasks whole, from what it has read before; and whatever it writes, all tasks are looked at."""
+    plan = nightly()
+    as_beat_has_read_it = periodic()
+    plan.enabled, plan.crontab = False, "0 12 * * *"
+    plan.save()
+    as_beat_has_read_it.total_run_count += 1
+    as_beat_has_read_it.no_changes = True
+    as_beat_has_read_it.save()
+    PeriodicTask.objects.create(name="another", task="shop.tasks.tidy", crontab=periodic().crontab)
+    plan.refresh_from_db()
+    assert (plan.enabled, plan.crontab) == (False, "0 12 * * *")
+    plan.save()
+    assert (periodic().enabled, written(periodic())) == (False, "0 12 * * *")
+    # By a statement for many rows, which sends no signal.
+    WarmingPlan.objects.update(enabled=True)
+    periodic().save()
+    plan.refresh_from_db()
+    assert plan.enabled
+    plan.crontab, plan.enabled = "nonsense", True
+    plan.save()
+    assert not periodic().enabled
+    PeriodicTask.objects.get(name="another").save()
+    assert WarmingPlan.objects.get().crontab == "nonsense"
+
+
+def test_all_tasks_of_a_plan_follow_it() -> None:
+    plan = nightly()
+    other = PeriodicTask.objects.create(
+        name="by hand", task=tasks.run_plan_if_due.name, args=f"[ {plan.pk} ]", crontab=periodic().crontab
+    )
+    plan.enabled = False
+    plan.save()
+    assert not any(PeriodicTask.objects.filter(task=tasks.run_plan_if_due.name).values_list("enabled", flat=True))
+    other.delete()
+    plan.enabled = True
+    plan.save()
+    assert periodic().enabled
+
+
+def test_a_task_that_was_made_another_ones_keeps_its_name() -> None:
+    plan = nightly()
+    PeriodicTask.objects.filter(task=tasks.run_plan_if_due.name).update(task="shop.tasks.tidy")
+    plan.save()
+    assert periodic().name == f"llmcache: nightly ({plan.pk}) 2"
+    call_command("migrate", verbosity=0)
+    assert periodic().name == f"llmcache: nightly ({plan.pk}) 2"
+
+
+@pytest.mark.parametrize("given", [{"timezone": "Asia/Tokyo"}, {"minute": ",".join(map(str, range(59)))}])
+def test_a_schedule_that_no_plan_can_have_is_not_taken_over(given: dict[str, str]) -> None:
+    plan = nightly()
+    task = periodic()
+    task.crontab = CrontabSchedule.objects.create(
+        **{"minute": "0", "hour": "3", "timezone": timezone.get_default_timezone(), **given}
+    )
+    task.save()
+    plan.refresh_from_db()
+    assert (plan.crontab, plan.enabled) == ("30 3 * * mon-fri", True)
+    plan.save()
+    assert written(periodic()) == "30 3 * * mon-fri"
+
+
 def test_the_scheduler_has_it_and_one_of_two_begins_a_run(sandbox: Sandbox) -> None:
     """Beat's task and the one that keeps house both look whether the plan is due."""
     with llmcache_settings(
         KINDS={"title": {"type": dict[str, str]}}, PROVIDERS={"openai": {"base_url": sandbox.base_url, "api_key": "x"}}
     ):
         plan = nightly(crontab="* * * * *", made_at=datetime.now(UTC) - timedelta(minutes=3))
-        scheduler = DatabaseScheduler(app=Celery("beat", broker="memory://"), lazy=True)
+        app = Celery("beat", broker="memory://")
+        scheduler = DatabaseScheduler(app=app, lazy=True)
         (entry,) = [each for each in scheduler.schedule.values() if each.task == tasks.run_plan_if_due.name]
         assert list(entry.args) == [plan.pk]
         tasks.run_plan_if_due(*entry.args)
-        assert WarmingRun.objects.count() == 1
+        assert sent(app) == [tasks.run_plan.name]
         assert plans.due_plans() == []
-        WarmingRun.objects.update(state="done")
-        WarmingPlan.objects.update(run_uid="")
         tasks.run_plan_if_due(*entry.args)
-        assert WarmingRun.objects.count() == 1
+        assert sent(app) == []
         WarmingPlan.objects.update(due_at=datetime.now(UTC) - timedelta(minutes=3))
         assert [each.pk for each in plans.due_plans()] == [plan.pk]
         tasks.run_plan_if_due(*entry.args)
-        assert WarmingRun.objects.count() == 1
+        assert sent(app) == []
+        # Whoever gets the message begins the run.
+        tasks.run_plan(plan.pk)
+        assert WarmingRun.objects.get().plan == plan
+        assert sent(app) == [tasks.work_on_run.name] * 4
+
+
+def sent(app: Celery) -> list[str]:
+    """Return the tasks that were sent since the last look."""
+    found: list[str] = []
+    with app.connection_for_read() as connection, connection.SimpleQueue(app.conf.task_default_queue) as queue:
+        while queue.qsize():
+            message = queue.get(block=False)
+            message.ack()
+            found.append(message.headers["task"])
+    return found
 
 
 def test_in_its_admin(client: Client) -> None:
