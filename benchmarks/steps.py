@@ -164,7 +164,7 @@ def _in_memory(hit: _Hit) -> Steps:
         return clock < held.expires and clock - held.written < prepared.max_age
 
     return {
-        "its fourteen keyword arguments, made one tuple": hit.bind,
+        "its keyword arguments, made one tuple": hit.bind,
         "is a loop running, the process's runtime, its tenants": hit.here,
         "what was prepared for these arguments": hit.find,
         "is the cache bypassed; is the type still as it was": lambda: (is_bypassed(), prepared.current()),

@@ -27,6 +27,7 @@ The way of one call, and the modules in its order:
     warming       what will be asked, asked ahead of its use: within a budget, by any number of processes
     sharing       entries as JSON lines: exported by one project, and imported by another without trust
     explaining    why a call is answered from the cache or is not; told by tiers, log and ledger
+    schema_history  what response types looked like, and what a change of them has left behind
     tiers         memory over stores of bytes
     envelope      the bytes of an entry
     providers     how an API is asked (its faces), the schema in the body, the attempt itself; a function in its place

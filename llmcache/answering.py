@@ -82,8 +82,9 @@ async def aanswer(
     began = now.clock.monotonic()
     make = partial(_call, now, content, response_model, options, params, needs_completion)
     # A type that is seen for the first time takes as long as it likes to make its schema, and files to be read.
-    known = isinstance(content, str) and now.prepared.get(lookup_of(response_model, options, params)) is not None
-    call = make() if known else await workers.files.run(make)
+    is_read = not isinstance(content, str)
+    known = not is_read and now.prepared.get(lookup_of(response_model, options, params)) is not None
+    call = make() if known else await (workers.contents if is_read else workers.files).run(make)
     if told is not None:
         call = replace(call, told=told(call))
     if needs_completion:

@@ -114,6 +114,8 @@ _all: weakref.WeakSet[Workers] = weakref.WeakSet()
 
 files: Final = Workers("llmcache-files", 4)
 """For disk tiers and imports. SQLite writes one at a time; more threads than this would wait for each other."""
+contents: Final = Workers("llmcache-contents", 16)
+"""For what callers hand over to be read: a storage that does not answer holds these up, and no other call."""
 lookups: Final = Workers("llmcache-lookup", 4)
 """For host names alone: a resolver that does not answer holds these up, and no file."""
 

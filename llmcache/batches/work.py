@@ -373,12 +373,12 @@ async def afinished(order: Order) -> AsyncGenerator[Finished[Any]]:
 
 
 async def _aended(order: Order) -> AsyncGenerator[Ended | Hits]:
-    sorting = await workers.files.run(partial(order.context.copy().run, order.begin))
+    sorting = await workers.contents.run(partial(order.context.copy().run, order.begin))
     crew = _Tasks(order, sorting)
     try:
         async for window in _windows(aitems_of(order.contents, order.intake.take)):
-            # In a thread: hundreds of values are made, and tiers are read.
-            hits, ended, to_ask = await workers.files.run(
+            # In a thread: hundreds of values are made, tiers and the items' files are read.
+            hits, ended, to_ask = await workers.contents.run(
                 partial(order.context.copy().run, partial(sorting.sort, window))
             )
             order.require_none_failed(ended)

@@ -6,7 +6,7 @@
     finish_refreshes()       waits until no stale answer is being asked for anew
     override_llmcache(...)   changes some keys of ``LLMCACHE`` and keeps the others
     IsolatedMixin            makes each test of a ``unittest`` class a test of its own; under pytest every test is
-    sandbox                  a real HTTP server on loopback that speaks OpenAI's chat completions
+    sandbox                  a real HTTP server on loopback that speaks OpenAI's API
     tier_contract            tests for a cache backend of one's own that is to be a tier
 
 The names are loaded when they are used: only ``pytest_plugin`` needs pytest.

@@ -18,7 +18,7 @@ from llmcache.setting_values import UnusableError
 if TYPE_CHECKING:
     from llmcache.conf import Settings
 
-OWN: Final = ("texts", "misses", "expiring")
+OWN: Final = ("texts", "misses", "expiring", "changed")
 """Sources that every project has."""
 _DOTTED: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _MOST_CHARACTERS: Final = 200

@@ -222,6 +222,21 @@ def test_a_file_that_is_read_holds_up_no_loop(provider: Sandbox) -> None:
     asyncio.run(main())
 
 
+def test_files_that_are_slow_hold_up_no_other_call(provider: Sandbox) -> None:
+    async def main() -> None:
+        files = [Slow(PNG) for _ in range(6)]
+        waiting = [asyncio.ensure_future(llmcache.aextract([TEXT, llmcache.Image(file)], Receipt)) for file in files]
+        while not all(file.is_asked.is_set() for file in files):
+            await asyncio.sleep(0.001)
+        assert (await llmcache.aextract_with_info(TEXT, Receipt)).outcome == "miss"
+        for file in files:
+            file.goes_on.set()
+        await asyncio.gather(*waiting)
+
+    asyncio.run(main())
+    assert provider.calls == 2
+
+
 def test_a_batch_does_not_take_a_file_for_another(provider: Sandbox, tmp_path: Path) -> None:
     """A file that changes between the look for it and the question would be answered for its equals."""
     for name in "abc":

@@ -3,6 +3,8 @@
 cassette      the ``with`` block, decorator and fixture: who plays, who records, what is wrong at the end
 modes         whether anything is recorded, and that nothing is where ``CI`` is set
 places        in which file
+tape          what runs while a test does: what is asked is played, or recorded
+attempts      one attempt, played or recorded
 requests      a request as it is recorded and found again: without secrets, images by digest
 replies       replies and failures as JSON, and back
 merging       what a file says after a recording
