@@ -24,7 +24,7 @@ from llmcache.engine.landings import LED_ALONE, Turned, error_of, outcome_of
 from llmcache.engine.leases import ANY, HEAD_BYTES, Turn
 from llmcache.engine.lifetimes import FOREVER, lasting
 from llmcache.engine.log_copy import Judge, View, mark_of
-from llmcache.envelope import UNKNOWN_COST, Entry
+from llmcache.envelope import MOST_COST, UNKNOWN_COST, Entry
 from llmcache.exceptions import LedgerFull, LLMCacheError
 from llmcache.money.journal_files import JournalRecord
 from llmcache.money.pricing import Cost, told_cost
@@ -473,7 +473,8 @@ def entry_of(call: Call, reply: Reply, spent: Spent, seconds: float, now: float,
         written_at=now,
         fresh_until=now,
         stale_until=now,
-        cost=UNKNOWN_COST if spent.cost is None else spent.cost,
+        # What no answer costs is a mistake of whoever has told it; an entry that says so could not be read.
+        cost=UNKNOWN_COST if spent.cost is None or spent.cost > MOST_COST else spent.cost,
         latency_ms=round(seconds * 1_000),
         seen=seen,
         meta=json.dumps(meta, separators=(",", ":")).encode(),

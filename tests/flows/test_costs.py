@@ -56,6 +56,17 @@ def test_a_miss_costs_what_the_provider_bills_and_a_hit_saves_it(
         assert (disk.tier, disk.cost_avoided_usd) == ("disk", miss.cost_incurred_usd)
 
 
+@pytest.mark.parametrize("tokens", [2**40, 2**52])
+def test_a_cost_that_cannot_be_keeps_no_answer_from_being_found(
+    tokens: int, provider: Sandbox, forget_memory: Callable[[], None]
+) -> None:
+    provider.fail(faults.odd_usage({"prompt_tokens": tokens, "completion_tokens": tokens, "total_tokens": 2 * tokens}))
+    llmcache.extract("Ada", Person)
+    forget_memory()
+    found = llmcache.extract_with_info("Ada", Person)
+    assert (found.outcome, found.cost_avoided_usd, provider.calls) == ("hit", None, 1)
+
+
 def test_all_attempts_are_in_a_calls_cost_and_in_what_a_hit_saves(provider: Sandbox, journal: JournalReader) -> None:
     provider.fail(faults.wrong_json())
     miss = llmcache.extract_with_info("Ada", Person)

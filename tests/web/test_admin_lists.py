@@ -22,7 +22,7 @@ from tests.web.page import Page
 pytestmark = pytest.mark.django_db
 
 each_model = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
-MOST_QUERIES = 10
+MOST_QUERIES = 11
 
 
 @pytest.fixture(autouse=True)
