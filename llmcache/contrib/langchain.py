@@ -46,9 +46,24 @@ _CHATS: Final[dict[str, Any]] = {each.__name__: each for each in (ChatGeneration
 _TEXTS: Final[dict[str, Any]] = {each.__name__: each for each in (Generation, GenerationChunk)}
 _MESSAGES: Final[dict[str, Any]] = {each.__name__: each for each in (AIMessage, AIMessageChunk)}
 
-_ENDINGS: Final = ("finish_reason", "stop_reason")
-_NOT_WHOLE: Final = frozenset({"length", "max_tokens", "content_filter", "refusal", "safety"})
-"""How providers say that an answer was cut off or withheld."""
+_ENDINGS: Final = (
+    "finish_reason",
+    "finishReason",
+    "stop_reason",
+    "stopReason",
+    "done_reason",
+    "completionReason",
+    "status",
+)
+"""Where providers say how an answer has ended."""
+_WHOLE: Final = frozenset(
+    {
+        *("stop", "tool_calls", "function_call", "completed"),
+        *("end_turn", "tool_use", "stop_sequence"),
+        *("complete", "tool_call", "eos_token", "endoftext", "finish", "success", "succeeded"),
+    }
+)
+"""How they say that it is whole. What is not among these has cut it off or withheld it, for all that is known here."""
 _MOST_TOLD: Final = 100
 
 
@@ -146,8 +161,22 @@ def _is_whole(generation: Any) -> bool:
     message = getattr(generation, "message", None)
     places = (generation.generation_info, getattr(message, "response_metadata", None))
     told = [place.get(name) for place in places if place for name in _ENDINGS]
-    refusal = (getattr(message, "additional_kwargs", None) or {}).get("refusal")
-    return not refusal and not any(isinstance(each, str) and each.casefold() in _NOT_WHOLE for each in told)
+    if any(isinstance(each, str) and each and each.casefold() not in _WHOLE for each in told):
+        return False
+    if any(place.get("incomplete_details") for place in places if place):
+        return False
+    content = getattr(message, "content", None)
+    blocks = cast("list[Any]", content) if isinstance(content, list) else []
+    return not any(map(_is_refusal, (getattr(message, "additional_kwargs", None), *blocks)))
+
+
+def _is_refusal(block: Any) -> bool:
+    """Tell whether a block says that the model has declined; one that LangChain does not know has it as its value."""
+    if not isinstance(block, Mapping):
+        return False
+    told = cast("Mapping[str, Any]", block)
+    inner = told.get("value") if told.get("type") == "non_standard" else None
+    return told.get("type") == "refusal" or bool(told.get("refusal")) or _is_refusal(inner)
 
 
 def _making(generation: Any) -> tuple[str | None, Usage | None]:

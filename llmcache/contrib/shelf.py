@@ -152,7 +152,7 @@ class Shelf:
     @sensitive_variables()
     async def aget(self, content: bytes, read: Callable[[bytes], _T | None]) -> _T | None:
         """Do as ``get``, and hold up no loop."""
-        asked = self._asked(await _runtime(), content)
+        asked = self._asked(await self._ready(), content)
         if asked is None:
             return None
         view = asked.view() if asked.can_be_seen else await workers.files.run(asked.view)
@@ -173,7 +173,7 @@ class Shelf:
     @sensitive_variables()
     async def aput(self, content: bytes, made: Made, ttl: float | NotGiven | None = NOT_GIVEN) -> None:
         """Do as ``put``, and hold up no loop."""
-        asked = self._asked(await _runtime(), content)
+        asked = self._asked(await self._ready(), content)
         if asked is not None:
             entry = self._entry_of(asked, made, ttl)
             self._count_made(asked, made, await workers.files.run(partial(self._keep, asked, made, entry)))
@@ -201,6 +201,14 @@ class Shelf:
         state.update(keys.scope(tenant, None, self._tags, None, None))
         state.update(content)
         return _Asked(now, home.tiers, state.digest(), Facts(tenant, (), "", "", self._tags, self.kind))
+
+    async def _ready(self) -> Runtime:
+        """Return the runtime, with all that takes time at the first call done by a thread: imports, files."""
+        now = await _runtime()
+        home = self._home
+        if (home is None or home.now is not now) and now.settings.enabled and not is_bypassed():
+            await workers.files.run(partial(self._home_of, now))
+        return now
 
     def _tenant_of(self, now: Runtime) -> str | None:
         options = (*NONE_GIVEN[:_TENANT], self._tenant, *NONE_GIVEN[_TENANT + 1 :])

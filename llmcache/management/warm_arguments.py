@@ -13,6 +13,7 @@ from typing import Any, Final
 from django.core.management.base import CommandParser
 
 from llmcache import conf
+from llmcache.engine import process
 from llmcache.exceptions import InvalidRequest
 from llmcache.management.arguments import whole
 from llmcache.management.output import failed, unusable
@@ -21,6 +22,7 @@ from llmcache.warming import registry, sources
 from llmcache.warming.files import Columns, OnBad, from_csv, from_json_lines
 from llmcache.warming.lines import STANDARD_INPUT, opened
 from llmcache.warming.texts import WarmingText
+from llmcache.warming.wanted import Wanted, wanted_of
 from llmcache.warming_models import MAX_CONCURRENCY
 
 _MOST: Final = 2**31 - 1
@@ -195,10 +197,14 @@ def _from_project(source: str, options: Mapping[str, Any]) -> Iterable[Any]:
         return registry.source_of(conf.current(), options["source"])()
     found = {name: options[name] for name in ("kind", "most", "model")}
     if source == "misses":
-        return sources.from_misses(options["misses"], **found)
+        return sources.from_misses(options["misses"], **found, wanted=_wanted(options))
     if source == "changed":
-        return sources.from_changed(**found, system=_system(options["system_file"]))
+        return sources.from_changed(**found, system=_system(options["system_file"]), wanted=_wanted(options))
     return sources.from_expiring(timedelta(hours=options["expiring"]), **found)
+
+
+def _wanted(options: Mapping[str, Any]) -> Wanted:
+    return wanted_of(process.current(), **asked_of(options))
 
 
 def _columns(options: Mapping[str, Any]) -> Columns:

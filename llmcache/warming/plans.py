@@ -21,9 +21,11 @@ from llmcache.warming.estimates import WarmingEstimate, estimate
 from llmcache.warming.registry import source_of
 from llmcache.warming.runs import prepare
 from llmcache.warming.sources import from_changed, from_expiring, from_list, from_misses
+from llmcache.warming.wanted import wanted_of
 
 if TYPE_CHECKING:
     from llmcache.engine.runtime import Runtime
+    from llmcache.warming.wanted import Wanted
 
 Source = WarmingPlan.Source
 
@@ -52,10 +54,11 @@ def run_plan(plan: WarmingPlan | int, *, made_by: str = "", dry_run: bool = Fals
         "tenant": row.tenant or NOT_GIVEN,
         "tags": row.tags,
     }
+    texts = texts_of(now, row, wanted_of(now, **told))
     if dry_run:
-        return estimate(texts_of(now, row), **told)
+        return estimate(texts, **told)
     return prepare(
-        texts_of(now, row),
+        texts,
         **told,
         max_usd=row.max_usd,
         max_calls=row.max_calls,
@@ -76,15 +79,15 @@ def _row(now: Runtime, plan: WarmingPlan | int) -> WarmingPlan:
 
 
 @sensitive_variables()
-def texts_of(now: Runtime, plan: WarmingPlan) -> Iterable[Any]:
-    """Return what a plan's source has now."""
+def texts_of(now: Runtime, plan: WarmingPlan, wanted: Wanted) -> Iterable[Any]:
+    """Return what a plan's source has now that is ``wanted``."""
     model = plan.model or None
     if plan.source == Source.MISSES:
-        return from_misses(plan.days, plan.kind, plan.most, model=model)
+        return from_misses(plan.days, plan.kind, plan.most, model=model, wanted=wanted)
     if plan.source == Source.EXPIRING:
         return from_expiring(timedelta(days=plan.days), plan.kind, plan.most, model=model)
     if plan.source == Source.CHANGED:
-        return from_changed(plan.kind, plan.most, model=model, system=plan.system or None)
+        return from_changed(plan.kind, plan.most, model=model, system=plan.system or None, wanted=wanted)
     if plan.source == Source.TEXTS:
         lines: Iterable[Any] = (line for each in plan.texts.splitlines() if (line := each.strip()))
     else:

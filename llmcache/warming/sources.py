@@ -23,9 +23,11 @@ from llmcache.kept_calls import taken_apart
 from llmcache.models import MAX_NAME, CacheEntry, ProviderCall
 from llmcache.money.facts import unix_of
 from llmcache.plans import MAX_KIND
+from llmcache.request import NOT_GIVEN
 from llmcache.rewriting import look
+from llmcache.warming.estimates import is_live
 from llmcache.warming.texts import WarmingText, text_of
-from llmcache.warming.wanted import wanted_of
+from llmcache.warming.wanted import Wanted, wanted_of
 
 if TYPE_CHECKING:
     from django.db.models import Model, QuerySet
@@ -59,11 +61,17 @@ def from_queryset(queryset: QuerySet[M], field: str | Callable[[M], Any]) -> Ite
 
 
 def from_misses(
-    days: float = 7, kind: str | None = None, most: int | None = None, *, model: str | None = None
+    days: float = 7,
+    kind: str | None = None,
+    most: int | None = None,
+    *,
+    model: str | None = None,
+    wanted: Wanted | None = None,
 ) -> Iterator[WarmingText]:
     """Return what the costliest misses of the last days had asked, of those whose request is still kept in the tiers.
 
     ``kind``: of this kind alone. ``most``: so many at most. ``model``: by which it was asked, ``MODEL`` by default.
+    ``wanted``: how a run will ask; then what that finds answered is left out, and ``most`` counts what is to be asked.
     What was asked under a subject, a version or a variant is left out: these are known as hashes only. So is what was
     no single text.
     """
@@ -75,7 +83,8 @@ def from_misses(
     if kind is not None:
         calls = calls.filter(kind=request.word("kind", kind, most=MAX_KIND))
     dearest = calls.order_by("-cost_pico_usd", "pk").values_list("key", flat=True).iterator(chunk_size=_CHUNK)
-    return _kept(now, _once(dearest), most, anew=False)
+    found = _kept(now, _once(dearest), anew=False)
+    return islice(found if wanted is None else _unanswered(now, wanted, found), most)
 
 
 def from_expiring(
@@ -95,25 +104,34 @@ def from_expiring(
     if kind is not None:
         rows = rows.filter(kind=request.word("kind", kind, most=MAX_KIND))
     dearest = rows.order_by("-saved_pico_usd", "pk").values_list("key", flat=True).iterator(chunk_size=_CHUNK)
-    return _kept(now, dearest, most, anew=True)
+    return islice(_kept(now, dearest, anew=True), most)
 
 
 def from_changed(
-    kind: str, most: int | None = None, *, model: str | None = None, system: str | None = None
+    kind: str,
+    most: int | None = None,
+    *,
+    model: str | None = None,
+    system: str | None = None,
+    wanted: Wanted | None = None,
 ) -> Iterator[WarmingText]:
     """Return what entries of a kind answer that a change has left behind, those first that have saved most.
 
     That is a change of the response type's schema, of ``VERSION`` or of the kind's. With ``system``, the prompt that
-    they are asked with from now on, also of the prompt; without it each is asked with its own. ``most``, ``model``: as
-    for ``from_misses``, and so is what is left out. Raises ``ConfigurationError`` where ``KINDS`` names no type for it.
+    they are asked with from now on, also of the prompt; without it each is asked with its own. What is answered already
+    is left out, and what was invalidated: somebody has decided that. ``wanted``: how a run will ask, where it is with a
+    tenant or tags. ``most``, ``model``: as for ``from_misses``, and so is what else is left out.
+
+    Raises ``ConfigurationError`` where ``KINDS`` names no type for it.
     """
     now = process.current()
-    wanted = wanted_of(now, kind=kind, system=system)
-    plan = now.plan(wanted.annotation, _model(now, model), wanted.system, kind, {})
+    if wanted is None:
+        wanted = wanted_of(now, kind=kind, model=NOT_GIVEN if model is None else model, system=system)
+    plan = now.plan(wanted.annotation, _model(now, model), system, kind, {})
     form = form_of(plan, plan.seal)
     moment = timezone.now()
     rows = CacheEntry.objects.using(now.settings.database).filter(
-        Q(expires_at=None) | Q(expires_at__gt=moment), namespace=now.namespace, model=plan.model, kind=kind
+        Q(expires_at=None) | Q(expires_at__gt=moment), namespace=now.namespace, model=plan.model, kind=kind, void_by=""
     )
     dearest = rows.order_by("-saved_pico_usd", "pk").values_list("key", "schema", "components")
     keys = (
@@ -121,8 +139,10 @@ def from_changed(
         for key, schema, told in dearest.iterator(chunk_size=_CHUNK)
         if schema != plan.response.fingerprint or _is_of_another(told, form, with_system=system is not None)
     )
-    found = _kept(now, keys, most, anew=False)
-    return found if system is None else (replace(text, system=system) for text in found)
+    found = _kept(now, keys, anew=False)
+    if system is not None:
+        found = (replace(text, system=system) for text in found)
+    return islice(_unanswered(now, wanted, found), most)
 
 
 def _is_of_another(told: Any, form: dict[str, str | None], *, with_system: bool) -> bool:
@@ -150,10 +170,25 @@ def _once(keys: Iterable[str]) -> Iterator[str]:
             yield key
 
 
+def _unanswered(now: Runtime, wanted: Wanted, texts: Iterable[WarmingText]) -> Iterator[WarmingText]:
+    """Return the texts that nothing answers by what a run wants, each once: what is there is not among the most."""
+    seen: set[bytes] = set()
+    for text in texts:
+        try:
+            call = wanted.call(now, wanted.named(now, text))
+        except InvalidRequest:
+            # Who asks for it says what is wrong, and with which.
+            yield text
+            continue
+        now.log.confirm()
+        if call.key not in seen and not is_live(now, call):
+            yield text
+        seen.add(call.key)
+
+
 @sensitive_variables()
-def _kept(now: Runtime, keys: Iterable[str], most: int | None, *, anew: bool) -> Iterator[WarmingText]:
-    found = (text for key in keys if (text := _kept_text(now, key, anew=anew)) is not None)
-    return found if most is None else islice(found, most)
+def _kept(now: Runtime, keys: Iterable[str], *, anew: bool) -> Iterator[WarmingText]:
+    return (text for key in keys if (text := _kept_text(now, key, anew=anew)) is not None)
 
 
 @sensitive_variables()

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.core.management import call_command
 from django.utils import timezone
 from pydantic import BaseModel, Field
 
 import llmcache
 from llmcache.checks import check_llmcache
 from llmcache.engine import process
+from llmcache.marking import tell_entries
 from llmcache.models import CacheEntry, ProviderCall, UsageBucket, WarmingItem, WarmingPlan, WarmingRun
 from llmcache.testing.sandbox import CACHED_INPUT_PICO_USD, INPUT_PICO_USD, OUTPUT_PICO_USD, Sandbox, faults
 from llmcache.warming import claims, plans, runs, sources
@@ -336,14 +338,60 @@ def test_what_a_change_has_left_behind_is_asked_for_anew(provider: Sandbox) -> N
         done = work(plans.run_plan(plan).uid)
         assert (done.state, done.warmed, done.live) == ("done", 3, 0)
         assert llmcache.flush()
-        # What was made anew is not what was left behind, and what it was made of is there already.
+        # What was made anew is not what was left behind, and what it was made of is answered.
         done = work(plans.run_plan(plan).uid)
-        assert (done.warmed, done.live) == (0, 3)
+        assert (done.state, done.items) == ("done", 0)
         asked_with = {"kind": "person", "system": "Who is it?", "cache": "only"}
         assert llmcache.extract_with_info("Ada", Named, **asked_with).value == Named(name="Ada")
     with pytest.raises(llmcache.ConfigurationError, match=r"KINDS"):
         left_behind_of_nobody = sources.from_changed("nobody")
         list(left_behind_of_nobody)
+
+
+@pytest.mark.parametrize("source", ["changed", "misses"])
+def test_what_is_answered_is_not_among_the_most(source: str, provider: Sandbox) -> None:
+    """So each run takes the next ones, by how the run asks: with its tenant and its tags."""
+    for name in NAMES:
+        llmcache.extract(name, Person, kind="person")
+    assert llmcache.flush()
+    own = {"source": source, "kind": "person", "most": 4, "days": 1}
+    plain = WarmingPlan.objects.create(name="plain", **own)
+    theirs = WarmingPlan.objects.create(name="theirs", tenant="acme", tags=["night"], **own)
+    with llmcache_settings(VERSION="2"):
+        for plan in (plain, theirs):
+            assert plans.run_plan(plan, dry_run=True).to_ask == 4
+            done = [work(plans.run_plan(plan).uid) for _ in range(3)]
+            assert [(each.state, each.items, each.warmed) for each in done] == [
+                ("done", 4, 4),
+                ("done", 2, 2),
+                ("done", 0, 0),
+            ]
+            told = {"tenant": plan.tenant, "tags": plan.tags} if plan.tenant else {}
+            assert set(outcomes(**told).values()) == {"warming"}
+
+
+def test_the_command_takes_the_next_ones_too(provider: Sandbox) -> None:
+    for name in NAMES:
+        llmcache.extract(name, Person, kind="person")
+    assert llmcache.flush()
+    for version, source in (("2", ["--changed"]), ("3", ["--misses", "1"])):
+        with llmcache_settings(VERSION=version):
+            for _ in range(2):
+                call_command("llmcache_warm", *source, "--kind", "person", "--most", "3")
+            assert set(outcomes().values()) == {"warming"}
+
+
+def test_what_somebody_has_made_void_was_not_left_behind_by_a_change(provider: Sandbox) -> None:
+    for name in NAMES[:3]:
+        llmcache.extract(name, Person, kind="person", tags=[name])
+    assert llmcache.flush()
+    row = llmcache.invalidate(tag="Ada")
+    assert tell_entries(process.current(), 10) == 1
+    with llmcache_settings(VERSION="2"):
+        assert sorted(left_behind()) == [("Barbara", None), ("Donald", None)]
+        llmcache.undo(row)
+        assert tell_entries(process.current(), 10) == 1
+        assert sorted(left_behind()) == [("Ada", None), ("Barbara", None), ("Donald", None)]
 
 
 def test_what_it_was_worth(provider: Sandbox, clock: MovedClock) -> None:

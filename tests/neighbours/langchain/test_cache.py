@@ -4,8 +4,10 @@ import asyncio
 import json
 import logging
 import secrets
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,6 +115,25 @@ def test_a_store_that_hangs_holds_up_no_loop(sandbox: Sandbox, shared: RedisServ
 
     # A loop that waited for it would come round once or twice.
     assert asyncio.run(through()) > 5
+
+
+@pytest.mark.parametrize("first", ["alookup", "aupdate"])
+def test_the_first_awaited_call_imports_nothing_in_the_loop(
+    first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an alias needs may take a second to import."""
+    name = f"backend_of_{first}"
+    (tmp_path / f"{name}.py").write_text(
+        "import threading\n"
+        "from django.core.cache.backends.locmem import LocMemCache as Cache\n"
+        "imported_by = threading.get_ident()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with caches(own={"BACKEND": f"{name}.Cache"}):
+        cache = DjangoCache("own")
+        given = ("p", "m") if first == "alookup" else ("p", "m", [Generation(text="a")])
+        asyncio.run(getattr(cache, first)(*given))
+        assert sys.modules[name].imported_by != threading.get_ident()
 
 
 USAGE = {"input_tokens": 7, "output_tokens": 3, "total_tokens": 10, "input_token_details": {"cache_read": 2}}
@@ -236,6 +257,64 @@ def test_only_whole_answers_are_kept(fault: Any, sandbox: Sandbox) -> None:
     made.invoke(TEXT)
     made.invoke(TEXT)
     assert sandbox.calls == 2
+
+
+@pytest.mark.parametrize("version", [None, "v0", "responses/v1", "v1"])
+@pytest.mark.parametrize("fault", [faults.truncated(), faults.content_filter(), faults.refusal()], ids=lambda f: f.name)
+def test_only_whole_answers_of_the_responses_api_are_kept(fault: Any, version: str | None, sandbox: Sandbox) -> None:
+    sandbox.fail(fault, times=1)
+    made = chat(sandbox, use_responses_api=True, output_version=version)
+    for _ in range(3):
+        made.invoke(TEXT)
+    assert sandbox.calls == 2
+
+
+REFUSED = {"type": "refusal", "refusal": "I cannot help"}
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        *({"finish_reason": each} for each in ("RECITATION", "PROHIBITED_CONTENT", "BLOCKLIST", "SPII", "LANGUAGE")),
+        *({"stopReason": each} for each in ("max_tokens", "guardrail_intervened")),
+        *({"stop_reason": each} for each in ("refusal", "pause_turn", "model_context_window_exceeded")),
+        *({"status": each} for each in ("incomplete", "failed", "in_progress")),
+        *({"finish_reason": each} for each in ("length", "MAX_TOKENS", "SAFETY", "something new")),
+        {"done_reason": "length"},
+        {"status": "completed", "incomplete_details": {"reason": "max_output_tokens"}},
+    ],
+    ids=lambda told: "-".join(map(str, next(iter(told.items())))),
+)
+def test_what_a_provider_says_is_not_whole_is_not_kept(told: dict[str, Any]) -> None:
+    cache = DjangoCache()
+    cache.update("message", "m", [ChatGeneration(message=AIMessage("half", response_metadata=told))])
+    cache.update("info", "m", [Generation(text="whole"), Generation(text="half", generation_info=told)])
+    assert (cache.lookup("message", "m"), cache.lookup("info", "m")) == (None, None)
+
+
+def test_what_was_declined_in_a_block_is_not_kept() -> None:
+    cache = DjangoCache()
+    for block in (REFUSED, {"type": "non_standard", "value": REFUSED}, {"type": "text", "text": "", "refusal": "No"}):
+        cache.update("p", "m", [ChatGeneration(message=AIMessage([{"type": "text", "text": "a"}, block]))])
+        assert cache.lookup("p", "m") is None
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        *({"finish_reason": each} for each in ("stop", "STOP", "tool_calls", "function_call", "COMPLETE", "", None)),
+        *({"stop_reason": each} for each in ("end_turn", "tool_use", "stop_sequence", "eos_token")),
+        *({"stopReason": "end_turn"}, {"done_reason": "stop"}, {"status": "completed", "incomplete_details": None}),
+        {"stop_reason": 50256},
+        {},
+    ],
+    ids=lambda told: "-".join(map(str, next(iter(told.items()), ()))) or "nothing",
+)
+def test_what_has_ended_well_is_kept(told: dict[str, Any]) -> None:
+    cache, blocks = DjangoCache(), [{"type": "text", "text": "a"}, {"type": "non_standard", "value": {"b": 1}}, "c"]
+    whole = [ChatGeneration(message=AIMessage(blocks, response_metadata=told), generation_info=told)]
+    cache.update("p", "m", whole)
+    assert cache.lookup("p", "m") == whole
 
 
 def test_time_limits_hold(sandbox: Sandbox, clock: MovedClock) -> None:
