@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Generator, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
 
@@ -89,7 +89,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         names: list[str] | None = getattr(item, "fixturenames", None)
         if names is not None and _FIXTURE not in names and item.get_closest_marker(_MARKER) is not None:
             # Before the test's own fixtures, so that what they ask for is played too.
-            names.insert(_first_of_the_test(item, names), _FIXTURE)
+            at = _first_of_the_test(item, names)
+            # In a list of its own: all tests of a parametrized function share one.
+            cast("Any", item).fixturenames = [*names[:at], _FIXTURE, *names[at:]]
 
 
 def _first_of_the_test(item: Any, names: list[str]) -> int:
@@ -100,10 +102,29 @@ def _first_of_the_test(item: Any, names: list[str]) -> int:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-    """Note that a test has failed, or was skipped: its cassette is then neither complained of nor trimmed."""
-    if call.excinfo is not None:
-        item.stash[_failed] = True
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Forget what became of the test before: it may be run again."""
+    _note(item, failed=False)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note that a test has failed, or was skipped: its cassette is then neither complained of nor trimmed.
+
+    The report says so of a method of a ``TestCase`` too, which raises nothing.
+    """
+    report = yield
+    if report.outcome != "passed":
+        _note(item, failed=True)
+    return report
+
+
+def _note(item: pytest.Item, *, failed: bool) -> None:
+    item.stash[_failed] = failed
+    # For the cassettes that are not made by the fixture; where it is not loaded there are none.
+    outcomes = sys.modules.get("llmcache.testing.cassettes.outcomes")
+    if outcomes is not None:
+        outcomes.note(failed=failed)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import contextvars
 import json
 import re
 import threading
@@ -20,6 +21,7 @@ from pydantic import BaseModel, field_validator
 import llmcache
 from llmcache.engine import departures, isolation, process
 from llmcache.money.usage import Usage
+from llmcache.providers.callables import Answer
 from llmcache.testing import (
     Cassette,
     CassetteError,
@@ -30,6 +32,7 @@ from llmcache.testing import (
     fake,
     override_llmcache,
 )
+from llmcache.testing.cassettes import tape
 from llmcache.testing.sandbox import Sandbox, faults
 from tests.conftest import JournalReader
 from tests.waiting import until
@@ -356,6 +359,55 @@ def test_all_records_anew_drops_what_is_unused_and_makes_no_diff_of_nothing(prov
     assert not path.exists()
 
 
+def test_a_case_that_fails_drops_nothing_however_its_cassette_was_entered(provider: Sandbox, tmp_path: Path) -> None:
+    ends = ["fail", "error", "skip", "subtest", "expected", "pass"]
+
+    class Cases(SimpleTestCase):
+        def setUp(self) -> None:
+            made = cassette(tmp_path / f"{self._testMethodName}.json", record="all")
+            if self._testMethodName == "test_by_a_stack":
+                stack = contextlib.ExitStack()
+                self.addCleanup(stack.close)
+                stack.enter_context(made)
+            else:
+                self.enterContext(made)
+
+        def test_entered(self) -> None:
+            self.ask()
+
+        async def test_awaited(self) -> None:
+            await asyncio.to_thread(self.ask)
+
+        def test_by_a_stack(self) -> None:
+            self.ask()
+
+        def ask(self) -> None:
+            llmcache.extract("one", int)
+            if end == "subtest":
+                with self.subTest("one of several"):
+                    self.fail()
+            if end in ("fail", "expected"):
+                self.fail()
+            if end == "error":
+                raise ZeroDivisionError
+            if end == "skip":
+                self.skipTest("today")
+            if end == "first":
+                llmcache.extract("two", int)
+
+    names = ("test_entered", "test_awaited", "test_by_a_stack")
+    for end in ("first", *ends):
+        for name in names:
+            next_test()
+            case = Cases(name)
+            if end == "expected":
+                case.__unittest_expecting_failure__ = True  # type: ignore[attr-defined]
+            case(result := unittest.TestResult())
+            assert result.wasSuccessful() == (end not in ("fail", "error", "subtest")), (end, result)
+            kept = len(interactions_of(tmp_path / f"{name}.json"))
+            assert (end, name, kept) == (end, name, 1 if end == "pass" else 2)
+
+
 def test_what_nothing_asks_for_is_told(provider: Sandbox, path: Path) -> None:
     with cassette(path, record="new"):
         llmcache.extract("a", int)
@@ -398,6 +450,45 @@ def test_secrets_are_masked_and_texts_redacted(provider: Sandbox, path: Path) ->
         assert llmcache.extract(text, Ticket).title == "Key [API key] of [mail]"
     with offline(), pytest.raises(NotRecorded, match=r"recorded 'mail of \[mail\]'"), cassette(path):
         llmcache.extract(text, Ticket)
+
+
+def test_who_asked_is_told_to_nobody_by_an_api_that_repeats_it(sandbox: Sandbox, path: Path) -> None:
+    served = {"base_url": sandbox.base_url, "api_key": KEY, "api": "responses"}
+    ada: dict[str, Any] = {"metadata": {"of": "ada@example.org"}}
+    ada |= {name: f"{name}-of-ada" for name in ("user", "safety_identifier", "prompt_cache_key")}
+    with override_llmcache(MODEL="own/m", PROVIDERS={"own": served}), cassette(path, record="new"):
+        _, own = llmcache.extract_with_completion("Fire!", Ticket, **ada)
+        _, hit = llmcache.extract_with_completion("Fire!", Ticket, user="bob")
+        list(llmcache.extract_partial("grows", Ticket, **ada))
+        _, streamed = llmcache.extract_with_completion("grows", Ticket, user="bob")
+    assert [request.body["user"] for request in sandbox.requests] == ["user-of-ada"] * 2
+    for each in (path.read_text(), *(str(made) for made in (own, hit, streamed))):
+        assert "of-ada" not in each
+        assert "ada@" not in each
+
+
+def test_what_is_in_no_key_is_in_no_cassette(sandbox: Sandbox, path: Path) -> None:
+    def answer(request: Any) -> Any:
+        return Answer('{"title": "x", "urgent": true}', raw={"user": request.params["user"], "own": 1, **more(request)})
+
+    def more(request: Any) -> dict[str, Any]:
+        return {"trace": request.params["trace"]}
+
+    def ask(number: int, model: str) -> str:
+        told = {"trace": f"trace-{number}", "user": f"user-{number}", "unkeyed": ["trace"]}
+        return llmcache.extract_with_info("Fire!", Ticket, model=model, cache="bypass", **told).outcome
+
+    providers = {"here": {"call": answer, "identity": "here"}, "own": {"base_url": sandbox.base_url, "api_key": KEY}}
+    with override_llmcache(PROVIDERS=providers):
+        with cassette(path, record="new"):
+            assert [ask(1, model) for model in ("own/m", "here/m")] == ["bypass"] * 2
+        asked = sandbox.received
+        with cassette(path, strict=True):
+            assert [ask(2, model) for model in ("own/m", "here/m")] == ["bypass"] * 2
+    assert sandbox.received == asked == 1
+    assert "trace" not in path.read_text()
+    assert '"raw": {"own": 1}' in path.read_text()
+    assert "user-1" not in path.read_text()
 
 
 def answer_here(request: Any) -> str:
@@ -456,6 +547,22 @@ def test_a_call_whose_caller_has_gone_is_recorded_to_its_end(provider: Sandbox, 
         asyncio.run(ask_and_go())
         pool.submit(release_when_it_ends)
     assert len(interactions_of(path)) == 1
+
+
+def test_what_outlasts_the_end_is_told(provider: Sandbox, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tape, "_END_SECONDS", 0.1)
+    provider.hold()
+    with ThreadPoolExecutor(1) as pool, contextlib.ExitStack() as end:
+        end.callback(provider.release)
+        with (
+            pytest.raises(NotRecorded, match=r"1 could not be recorded in .*mine.json: no answer had come 0.1 seconds"),
+            cassette(path, record="new"),
+        ):
+            late = pool.submit(contextvars.copy_context().run, llmcache.extract, "Fire!", Ticket)
+            provider.wait_until_received(1)
+        provider.release()
+        assert isinstance(late.result(20), Ticket)
+    assert not path.exists()
 
 
 def test_an_image_is_in_it_by_its_digest(provider: Sandbox, path: Path) -> None:

@@ -231,10 +231,42 @@ def test_broken():
 @pytest.mark.llmcache_cassette(nmae="known")
 def test_misspelt():
     pass
+
+runs = []
+
+def test_that_fails_first(llmcache_cassette):
+    runs.append(1)
+    assert len(runs) == 2
+    try:
+        llmcache.extract("who knows", Ticket)
+    except BaseException:
+        pass
+
+@pytest.mark.parametrize("number", [pytest.param(1, marks=pytest.mark.llmcache_cassette("of one", shared=True)), 2])
+def test_marked_in_part(number, request):
+    assert ("llmcache_cassette" in request.node.funcargs) == (number == 1)
+"""
+
+RERUN = """
+from _pytest.runner import runtestprotocol
+
+def pytest_runtest_protocol(item, nextitem):
+    # As plugins do that run again what has failed.
+    if item.name != "test_that_fails_first":
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    first = runtestprotocol(item, nextitem=nextitem, log=False)
+    assert [each.outcome for each in first] == ["passed", "failed", "passed"]
+    item._initrequest()
+    runtestprotocol(item, nextitem=nextitem)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
 """
 
 ANEW = """
 import llmcache, pytest
+from django.test import SimpleTestCase
+from llmcache.testing import IsolatedMixin, cassette
 
 @pytest.mark.llmcache_cassette
 @pytest.mark.parametrize("end", ["passes", "fails", "skips"])
@@ -244,6 +276,21 @@ def test_it(end):
         assert 1 == 2
     if end == "skips":
         pytest.skip()
+
+class TestCases(IsolatedMixin, SimpleTestCase):
+    @pytest.mark.llmcache_cassette("marked")
+    def test_marked(self):
+        llmcache.extract("two", int)
+        self.fail()
+
+@pytest.fixture
+def entered():
+    with cassette("entered"):
+        yield
+
+def test_entered(entered):
+    llmcache.extract("two", int)
+    assert 1 == 2
 """
 
 
@@ -256,10 +303,14 @@ def test_what_is_wrong_is_told(suite: Suite, tmp_path: Path) -> None:  # noqa: F
     (folder / "broken.json").write_text('{"cassette": 1,\n<<<<<<< HEAD\n')
     for end in ("passes", "fails", "skips"):
         (folder / "test_anew" / f"test_it[{end}].json").write_text(json.dumps(known))
+    for name in ("marked", "entered"):
+        (folder / f"{name}.json").write_text(json.dumps(known))
     files = {"their_settings.py": SETTINGS, "inbox.py": INBOX, "test_wrong.py": WRONG, "test_anew.py": ANEW}
+    files["conftest.py"] = RERUN
     offline = {"DJANGO_SETTINGS_MODULE": "their_settings", "THEIR_PROVIDER": NOWHERE, "CI": "1"}
     told = suite(files, "test_wrong.py", "-p", "no:randomly", "--tb=short", expected=1, **offline)
-    assert "2 failed, 2 passed, 4 errors in" in told, told
+    assert "2 failed, 5 passed, 5 errors in" in told, told
+    assert "ERROR test_wrong.py::test_that_fails_first - llmcache.testing.cassettes.errors.NotRecorded" in told
     assert "ERROR test_wrong.py::test_caught - llmcache.testing.cassettes.errors.NotRecorded" in told
     assert "there is nothing in the cassette cassettes/test_wrong/test_unknown.json" in told
     assert "Nothing asked for interaction 1 of the cassette cassettes/known.json" in told
@@ -273,3 +324,5 @@ def test_what_is_wrong_is_told(suite: Suite, tmp_path: Path) -> None:  # noqa: F
     # Who came to the end has asked for all that there is to be.
     kept = {path.name: len(json.loads(path.read_text())["interactions"]) for path in (folder / "test_anew").iterdir()}
     assert kept == {"test_it[passes].json": 1, "test_it[fails].json": 2, "test_it[skips].json": 2}
+    for name in ("marked", "entered"):
+        assert len(json.loads((folder / f"{name}.json").read_text())["interactions"]) == 2

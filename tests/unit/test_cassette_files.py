@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from llmcache import conf
 from llmcache.exceptions import (
     AuthenticationFailed,
     ProviderError,
@@ -21,7 +22,7 @@ from llmcache.exceptions import (
 )
 from llmcache.money.usage import Usage
 from llmcache.providers.base import Failure, Reply
-from llmcache.testing.cassettes import interactions, layout, merging, modes, places, replies, requests
+from llmcache.testing.cassettes import cleaning, interactions, layout, merging, modes, places, replies, requests
 from llmcache.testing.cassettes.errors import CassetteError
 from llmcache.testing.cassettes.interactions import Interaction
 
@@ -454,6 +455,60 @@ def test_what_is_beside_an_answer_is_cleaned_as_it_is() -> None:
     made = replies.cleaned(failure, lambda text: text.replace("sk-1", "…"))
     assert isinstance(made, Failure)
     assert (made.error.message, made.error.status) == ("of …", 400)
+
+
+CLEANED = {
+    "in its layout": ('{"a": "Müller"}', '{"a": "M."}'),
+    "an escape": (r'{"a": "M\u00fcller", "n": 1.50}', '{"a":"M.","n":1.50}'),
+    "an escaped pair": (r'["\ud83d\udd11"]', '["[key]"]'),
+    "a name": (r'{"M\u00fcller":1,"b":2}', '{"M.":1,"b":2}'),
+    "a name in its layout": ('{\n  "of Müller": 1\n}', '{\n  "of M.": 1\n}'),
+    "a layout of its own": ('{ "a" :"Müller"}', '{"a":"M."}'),
+    "nothing to clean": (r'{ "a" :"\u00e9"}', r'{ "a" :"\u00e9"}'),
+    "a string": (r'"M\u00fcller"', '"M."'),
+    "no JSON": (r'```{"a": "M\u00fcller \u00e9"}```', '```{"a": "M. é"}```'),
+    "no JSON, nothing to clean": (r'{"a": "\u00e9', r'{"a": "\u00e9'),
+}
+
+
+@pytest.mark.parametrize("case", CLEANED)
+def test_a_text_is_cleaned_however_it_is_written(case: str) -> None:
+    text, expected = CLEANED[case]
+
+    def clean(each: str) -> str:
+        return each.replace("Müller", "M.").replace("🔑", "[key]")
+
+    reply = replies.cleaned(Reply(text, "stop", False, "m", None, None, b"{}"), clean)
+    assert isinstance(reply, Reply)
+    assert reply.answer == expected
+    # In a question asked again the answer is a part of the request.
+    body = {"messages": [{"role": "assistant", "content": text}], "note": {"Müller": 1}}
+    made = requests.recorded("a/x", body, clean)
+    assert made["messages"][0]["content"] == expected
+    assert made["note"] == {"M.": 1}
+    # What is played is asked about again in the same words.
+    assert cleaning.cleaned_text(expected, clean) == expected
+
+
+def test_two_names_that_become_one_are_refused() -> None:
+    with pytest.raises(CassetteError, match="Two names of one object are the same when they are cleaned"):
+        cleaning.cleaned_text('{"ada@a.org":1,"bob@a.org":2}', lambda text: re.sub(r"[a-z]+@a.org", "[mail]", text))
+
+
+def test_what_is_beside_an_answer_says_nothing_of_who_asked() -> None:
+    """Whichever face: entries that an older version has kept may still have it."""
+    rest = b'{"id":"1","user":"ada","metadata":{"of":"ada"},"trace":7,"raw":{"user":"ada","trace":7,"own":7}}'
+    reply = Reply("{}", "stop", False, "m", None, None, rest)
+    made = replies.cleaned(reply, str, {"trace": 7, "own": 8})
+    assert isinstance(made, Reply)
+    assert json.loads(made.rest) == {"id": "1", "raw": {"own": 7}}
+
+
+def test_keys_in_the_environment_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THEIR_API_KEY", "sk-theirs-123")
+    monkeypatch.setenv("SHORT_API_KEY", "key")
+    clean = cleaning.cleaner(conf.current(), None)
+    assert clean("the key sk-theirs-123") == "the key [API key]"
 
 
 def test_writing_leaves_no_trace_of_itself(tmp_path: Path) -> None:

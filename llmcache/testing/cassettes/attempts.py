@@ -9,8 +9,8 @@ from typing import Any
 from llmcache.engine.call import Call
 from llmcache.providers.base import Body, Failure, Reply
 from llmcache.testing.cassettes import replies
+from llmcache.testing.cassettes.cleaning import Clean, cleaned_text
 from llmcache.testing.cassettes.interactions import Interaction
-from llmcache.testing.cassettes.requests import Clean
 
 
 class Played:
@@ -60,6 +60,7 @@ class Recording:
     ) -> None:
         self._transport = call.plan.provider.transport(call)
         self._request, self._clean, self._begin = request, clean, begin
+        self._unkeyed = call.unkeyed
 
     def call(self, body: Body, *, call_id: str, timeout: float, max_bytes: int) -> Reply | Failure:
         """Make the attempt."""
@@ -102,5 +103,5 @@ class Recording:
         return reply
 
     def _interaction(self, reply: Reply | Failure, told: str) -> Interaction:
-        told = self._clean(told) if isinstance(reply, Failure) else ""
-        return Interaction(self._request, replies.cleaned(reply, self._clean), told)
+        told = cleaned_text(told, self._clean) if isinstance(reply, Failure) else ""
+        return Interaction(self._request, replies.cleaned(reply, self._clean, self._unkeyed), told)

@@ -18,9 +18,9 @@ from typing import Any, Final, Self, TypeVar, cast
 from unittest import TestCase
 
 from llmcache.engine import departures, isolation
-from llmcache.testing.cassettes import interactions, merging, modes, places
+from llmcache.testing.cassettes import interactions, merging, modes, outcomes, places
+from llmcache.testing.cassettes.cleaning import Clean
 from llmcache.testing.cassettes.errors import CassetteError, NotRecorded, UnusedInteractions
-from llmcache.testing.cassettes.requests import Clean
 from llmcache.testing.cassettes.tape import Tape
 from llmcache.testing.finishing import finish_refreshes
 
@@ -72,6 +72,7 @@ class Cassette:
         self._record, self._shared, self._strict, self._redact = record, shared, strict, redact
         self._mode: modes.Mode = "none"
         self._tape: Tape | None = None
+        self._case: TestCase | None = None
         self._replaced = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -89,6 +90,9 @@ class Cassette:
                 "of scope 'function'."
             )
         self._mode = modes.mode_of(self._record)
+        self._case = outcomes.running_case()
+        if self._case is not None:
+            outcomes.watch(self._case)
         self._tape = Tape(self.path, self._mode, interactions.read(self.path), self._redact)
         self._replaced.enter_context(departures.replaced_by(self._tape))
         return self
@@ -96,7 +100,8 @@ class Cassette:
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close(failed=error_type is not None)
+        # Entered by a fixture or by enterContext() it is told of no error.
+        self.close(failed=error_type is not None or outcomes.has_failed(self._case))
 
     def close(self, *, failed: bool = False) -> None:
         """End its block; ``failed``: the test has failed, which says more than what was not recorded or used."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, NoReturn, cast
@@ -17,9 +17,10 @@ from llmcache.exceptions import (
 )
 from llmcache.money.usage import Usage
 from llmcache.providers.base import Failure, Reply
+from llmcache.providers.faces import without_echo
 from llmcache.testing.cassettes import layout
+from llmcache.testing.cassettes.cleaning import Clean, cleaned_text, mapped
 from llmcache.testing.cassettes.layout import Number
-from llmcache.testing.cassettes.requests import Clean, mapped
 from llmcache.testing.fake_replies import failure_of
 
 LINES: Final = "$lines"
@@ -33,6 +34,7 @@ _PASSING: Final = (AuthenticationFailed, ProviderTimeout, ProviderUnavailable, R
 _MOST: Final = 2**53
 _ALWAYS_TOLD: Final = ("input_tokens", "output_tokens")
 _WHOLE: Final = "stop"
+_RAW: Final = "raw"
 _DETAILS: Final[dict[str, type]] = {"code": str, "status": int, "provider_error": str, "request_id": str}
 
 
@@ -47,39 +49,39 @@ def is_worth_recording(failure: Failure) -> bool:
     return is_told and not failure.retry and not isinstance(error, _PASSING)
 
 
-def cleaned(reply: Reply | Failure, clean: Clean) -> Reply | Failure:
-    """Return a reply or failure as it may be recorded."""
+def cleaned(reply: Reply | Failure, clean: Clean, told: Mapping[str, Any] | None = None) -> Reply | Failure:
+    """Return a reply or failure as it may be recorded; ``told`` is what was sent, and is in no key."""
     if isinstance(reply, Reply):
         return replace(
             reply,
-            answer=None if reply.answer is None else _cleaned_answer(reply.answer, clean),
-            rest=_cleaned_rest(reply.rest, clean),
+            answer=None if reply.answer is None else cleaned_text(reply.answer, clean),
+            rest=_cleaned_rest(reply.rest, clean, told),
         )
     error = reply.error
     details = {name: getattr(error, name) for name in error.details}
     return replace(reply, error=type(error)(clean(error.message), **details))
 
 
-def _cleaned_rest(rest: bytes, clean: Clean) -> bytes:
+def _cleaned_rest(rest: bytes, clean: Clean, told: Mapping[str, Any] | None) -> bytes:
     try:
         data = json.loads(rest)
     except (ValueError, RecursionError):
         # Whoever plays it has the provider make one.
         return b""
-    return _rest(mapped(data, clean))
+    return _rest(mapped(_without_echo(data, told or {}), clean))
+
+
+def _without_echo(data: Any, told: Mapping[str, Any]) -> Any:
+    """Return what is beside an answer without what it repeats of who asked; a function's ``raw`` likewise."""
+    if not isinstance(data, dict):
+        return data
+    facts = without_echo(cast("dict[str, Any]", data))
+    kept = {name: part for name, part in facts.items() if name not in told or part != told[name]}
+    return {**kept, _RAW: _without_echo(kept[_RAW], told)} if _RAW in kept else kept
 
 
 def _rest(data: Any) -> bytes:
     return json.dumps(data, separators=(",", ":")).encode()
-
-
-def _cleaned_answer(text: str, clean: Clean) -> str:
-    """Return an answer with its strings cleaned, and all else of it as it was; of what is no JSON, the text."""
-    found = layout.style_of(text)
-    if found is None:
-        return clean(text)
-    data, style = found
-    return layout.written(mapped(data, clean), style)
 
 
 def to_json(reply: Reply | Failure) -> dict[str, Any]:

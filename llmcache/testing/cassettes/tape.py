@@ -16,13 +16,13 @@ from llmcache.engine import departures
 from llmcache.engine.call import Call
 from llmcache.exceptions import LLMCacheError
 from llmcache.providers.base import Body, Failure
-from llmcache.testing.cassettes import differences, replies, requests
+from llmcache.testing.cassettes import cleaning, differences, replies, requests
 from llmcache.testing.cassettes.attempts import Played, Recording
+from llmcache.testing.cassettes.cleaning import Clean
 from llmcache.testing.cassettes.errors import NotRecorded
 from llmcache.testing.cassettes.interactions import Interaction
 from llmcache.testing.cassettes.modes import Mode
 from llmcache.testing.cassettes.places import shown
-from llmcache.testing.cassettes.requests import Clean
 
 if TYPE_CHECKING:
     from llmcache.conf import Settings
@@ -64,8 +64,8 @@ class Tape:
     @sensitive_variables()
     def transport(self, call: Call, body: Body, settings: Settings) -> departures.Transport:
         """Return what answers an attempt with this body. Raises ``NotRecorded`` where that is nothing."""
-        clean = requests.cleaner(settings, self._redact)
-        request = requests.recorded(call.plan.model, body, clean, call.variant)
+        clean = cleaning.cleaner(settings, self._redact)
+        request = requests.recorded(call.plan.model, body, clean, call.variant, unkeyed=call.unkeyed)
         identity = requests.identity(request)
         with self._changed:
             left = self._left[identity]
@@ -138,8 +138,14 @@ class Tape:
         with self._changed:
             while self._under_way and (left := until - time.monotonic()) > 0:
                 self._changed.wait(left)
+            lost = self._under_way
             unrecorded = list(self._unrecorded.values())
             made = [each for _, each in sorted(self._recorded.items())]
+        if lost:
+            self._complain(
+                f"Of what is asked for, {lost} could not be recorded in {shown(self._path)}: no answer had come "
+                f"{_END_SECONDS:g} seconds after the end. Have the test wait for what it asks for, or record it again."
+            )
         for failure in unrecorded:
             self._complain(
                 f"A request could not be recorded in {shown(self._path)}, for its last attempt says nothing about it: "

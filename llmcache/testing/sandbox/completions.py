@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from llmcache.testing.sandbox.filling import fill
@@ -35,6 +35,8 @@ class Question:
     """The function that has to be called with the answer; None where it is to be said."""
     api: str = "chat"
     """``"responses"`` for the Responses API."""
+    echoed: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What of the request is repeated in the answer."""
 
 
 def question(body: Any) -> Question:

@@ -25,7 +25,7 @@ async def deliver(
         fault.change(completion, asked.schema)
     completion = with_calls(completion, asked)
     if asked.api == "responses":
-        completion = responses.response(completion)
+        completion = responses.response(completion, asked)
     make = _stream if asked.stream else _body
     pieces = make(completion, asked, fault.content_bytes, request_id)
     if fault.delivery == "reset in body":

@@ -11,6 +11,7 @@ from llmcache.testing.sandbox.completions import Completion, Question, cut, enco
 from llmcache.testing.sandbox.completions import question as question_of_chat
 
 _INCOMPLETE: Final = {"length": "max_output_tokens", "content_filter": "content_filter"}
+_ECHOED: Final = ("user", "metadata", "safety_identifier", "prompt_cache_key", "store")
 _ENDS: Final = {"completed": "response.completed", "incomplete": "response.incomplete", "failed": "response.failed"}
 
 
@@ -36,7 +37,8 @@ def question(body: Any) -> Question:
         "tools": [{"type": "function", "function": tool} for tool in body.get("tools") or ()],
         "tool_choice": {"type": "function", "function": choice} if isinstance(choice, dict) else choice,
     }
-    return replace(question_of_chat(made), api="responses", include_usage=True)
+    echoed = {name: body.get(name) for name in _ECHOED}
+    return replace(question_of_chat(made), api="responses", include_usage=True, echoed=echoed)
 
 
 def _parts(content: Any) -> Any:
@@ -49,8 +51,8 @@ def _parts(content: Any) -> Any:
     return content
 
 
-def response(made: Completion) -> Completion:
-    """Return what a completion says as a ``response``."""
+def response(made: Completion, asked: Question) -> Completion:
+    """Return what a completion says as a ``response``, which repeats who asked."""
     error = made.get("error")
     choice = made["choices"][0] if made["choices"] else None
     reason = None if choice is None else _INCOMPLETE.get(choice["finish_reason"])
@@ -63,7 +65,8 @@ def response(made: Completion) -> Completion:
         "error": error,
         "incomplete_details": {"reason": reason} if reason else None,
         "instructions": None,
-        "metadata": {},
+        **asked.echoed,
+        "metadata": asked.echoed.get("metadata") or {},
         "model": made["model"],
         "output": [] if choice is None else list(_items(choice["message"], status)),
         "parallel_tool_calls": True,
