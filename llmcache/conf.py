@@ -317,7 +317,7 @@ OPTIONS: tuple[Option, ...] = (
         "tier",
         one_of("tier", "no"),
         "'tier' or 'no'",
-        "Whether a request, and so its text, is kept in the tiers beside its answer, for refresh, warming and the admin.",
+        "Whether a request, and so its text, is kept in the tiers beside its answer: for refreshes and the admin.",
     ),
     Option(
         "KEY_SECRETS",
@@ -340,7 +340,13 @@ OPTIONS: tuple[Option, ...] = (
         "bool",
         "Whether a call without a tenant raises TenantMissing.",
     ),
-    Option("MAX_TEXT_BYTES", 2**20, whole_number(1), "int, bytes of UTF-8", "The longest text of a content, or the sum of its texts, that is sent."),
+    Option(
+        "MAX_TEXT_BYTES",
+        2**20,
+        whole_number(1),
+        "int, bytes of UTF-8",
+        "The most bytes of text that are sent, of all parts of a content together.",
+    ),
     Option(
         "MAX_FILE_BYTES",
         20 * 2**20,

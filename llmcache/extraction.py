@@ -18,7 +18,7 @@ from asgiref.sync import markcoroutinefunction
 from llmcache import request
 from llmcache.batches.batch import Batching
 from llmcache.batches.samples import Sampling
-from llmcache.content.own import own_content
+from llmcache.content.own import own_content, own_text
 from llmcache.engine import process
 from llmcache.engine.call import Answered, Done, Outcome, Reason
 from llmcache.envelope import UNKNOWN_COST
@@ -481,7 +481,7 @@ def _carried(
 def own_copy(value: Any) -> Any:
     """Return a value that nobody changes between a call and its awaiting."""
     if type(value) not in (list, dict, set):
-        return value
+        return own_text(value)
     try:
         return deepcopy(value)
     except Exception:  # noqa: BLE001  # what cannot be copied cannot be sent: it is refused where the call is awaited

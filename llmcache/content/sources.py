@@ -61,8 +61,7 @@ def read(source: Any, most: int, where: str) -> Bytes:
     elif isinstance(source, str):
         found = _of_data_url(source, most, where)
     else:
-        name = os.fspath(source) if isinstance(source, os.PathLike) else getattr(source, "name", None)
-        found = Bytes(_of_file(source, most, where), name if isinstance(name, str) else "", None)
+        found = _of_file(source, most, where)
     if len(found.data) > most:
         raise _too_large(most, where)
     if not found.data:
@@ -92,9 +91,13 @@ def _of_data_url(url: str, most: int, where: str) -> Bytes:
 
 
 @sensitive_variables()
-def _of_file(source: Any, most: int, where: str) -> bytes:
+def _of_file(source: Any, most: int, where: str) -> Bytes:
     try:
-        return _of_path(source, most) if isinstance(source, os.PathLike) else _of_open(source, most)
+        if isinstance(source, os.PathLike):
+            name, data = os.fspath(cast("Any", source)), _of_path(cast("Any", source), most)
+        else:
+            name, data = getattr(source, "name", None), _of_open(source, most)
+        return Bytes(data, name if isinstance(name, str) else "", None)
     except _UnfitError as unfit:
         raise InvalidRequest(f"{where}: {unfit}") from None
     except Exception as error:  # noqa: BLE001  # a storage raises what it likes, and may name the file

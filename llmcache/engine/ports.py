@@ -210,9 +210,9 @@ class PortBase:
         """Return what the journal says of an attempt that has ended, and what the policy gets to know of it."""
         latency_ms = round((self._clock.monotonic() - began) * 1_000)
         if isinstance(reply, Failure):
-            cost = None if reply.told is None else self._cost(call, reply.told)
-            spent = None if reply.cost_usd is None else 0
-            attempt = Attempt(call_id, reply, spent if reply.told is None else cost and cost.pico_usd)
+            spent = told_cost(reply.cost_usd)
+            cost = self._cost(call, reply.told) if spent is None and reply.told is not None else spent
+            attempt = Attempt(call_id, reply, cost and cost.pico_usd)
             return "failed", {**failed_facts(reply, latency_ms), **told_facts(reply.told, cost)}, attempt
         cost = told_cost(reply.cost_usd) or self._cost(call, reply)
         return "settled", settled_facts(reply, cost, latency_ms), Attempt(call_id, reply, cost and cost.pico_usd)
@@ -401,13 +401,13 @@ def told_facts(told: Told | None, cost: Cost | None) -> dict[str, Any]:
 
 def failed_facts(failure: Failure, latency_ms: int) -> dict[str, Any]:
     """Return what the journal says of an attempt that brought no completion."""
-    error = failure.error
+    error, spent = failure.error, told_cost(failure.cost_usd)
     return {
         "error": error.code,
         "status": error.status,
         "request_id": _short(error.request_id),
         "latency_ms": latency_ms,
-        "cost": None if failure.cost_usd is None else 0,
+        "cost": spent and spent.pico_usd,
         "in_doubt": failure.in_doubt,
     }
 

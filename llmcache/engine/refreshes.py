@@ -8,6 +8,7 @@ Where the settings say so, somebody else is told to ask (``handing``), and the p
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import threading
@@ -21,6 +22,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from llmcache.engine import background
 from llmcache.engine.handing import Handing
+from llmcache.exceptions import LLMCacheError
 
 if TYPE_CHECKING:
     from llmcache.engine.background import Errand
@@ -60,7 +62,7 @@ class Refreshes:
         pause = self._pauses.get(key)
         return pause is None or self._monotonic() >= pause[0]
 
-    def note(self, key: bytes, error: Exception | None) -> None:
+    def note(self, key: bytes, error: BaseException | None) -> None:
         """Note how asking anew has ended."""
         with self._changed:
             if error is None:
@@ -75,7 +77,7 @@ class Refreshes:
                 self._pauses[key] = self._monotonic() + spread * pause, pause
         self._tell(error)
 
-    def _tell(self, error: Exception | None) -> None:
+    def _tell(self, error: BaseException | None) -> None:
         changed, self._works = self._works != (error is None), error is None
         if not changed:
             return
@@ -84,7 +86,7 @@ class Refreshes:
         else:
             logger.warning(
                 "Stale answers cannot be asked for anew: %s. The old ones are given until their stale_ttl is over.",
-                getattr(error, "code", type(error).__name__),
+                _name(error),
             )
 
     @sensitive_variables()
@@ -122,6 +124,13 @@ class Refreshes:
         except Exception as error:  # noqa: BLE001  # nobody waits for it
             failed = error
             logger.debug("A stale %s by %s was not refreshed: %s.", call.plan.kind, call.plan.model, _name(error))
+        except asyncio.CancelledError:
+            # Broken off, which is no success, and no failure of the provider's.
+            closed = True
+            raise
+        except BaseException as error:
+            failed = error
+            raise
         finally:
             if not closed:
                 self.note(call.key, failed)
@@ -156,5 +165,5 @@ class Refreshes:
             background.break_off(errand)
 
 
-def _name(error: Exception) -> str:
-    return str(getattr(error, "code", type(error).__name__))
+def _name(error: BaseException) -> str:
+    return error.code if isinstance(error, LLMCacheError) else type(error).__name__

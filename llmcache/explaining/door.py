@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import markcoroutinefunction, sync_to_async
 
 from llmcache import request
-from llmcache.content.own import own_content
+from llmcache.content.own import own_content, own_text
 from llmcache.engine import process
 from llmcache.explaining.explanations import Explanation
 from llmcache.flushing import require_no_loop
@@ -74,7 +74,7 @@ def explain(
 def aexplain(content: AnyContent, response_model: Any, **options: Any) -> Coroutine[Any, Any, Explanation]:
     """Do as ``explain``, awaited. Whose call it is, and context variables, are read at the call."""
     try:
-        options = _named(options)
+        options = {name: own_text(value) for name, value in _named(options).items()}
     except Exception as error:  # noqa: BLE001  # what goes wrong is raised where the call is awaited
         return _raised(error)
     return sync_to_async(partial(copy_context().run, explain))(own_content(content), response_model, **options)

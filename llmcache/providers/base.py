@@ -65,7 +65,7 @@ class Failure:
     error: ProviderError
     """Never raised yet, so that it carries no traceback with the user's text."""
     cost_usd: Decimal | None
-    """Zero when it is known that nothing was charged, None when it is not known."""
+    """What it cost, where that is told itself: zero when it is known that nothing was charged. None when it is not."""
     in_doubt: bool
     """Whether the provider may have charged for it without our hearing of it."""
     retry: bool

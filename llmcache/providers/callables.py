@@ -24,7 +24,7 @@ hold a text. Raise llmcache's own to say more: ``RateLimited`` (``retry_after=``
 ``status=`` 408, 409, 429 or from 500 on are tried again within ``max_retries``, ``ProviderTimeout`` or a
 ``TimeoutError`` ends the call's time. What an attempt that raised has cost is not known, and it is *in doubt*: the
 function may have asked somebody who charges. But ``RateLimited``, ``AuthenticationFailed`` and an error with a
-``status`` cost nothing.
+``status`` of 400 or more cost nothing.
 
 **Cost.** ``Answer.cost_usd``, or the tokens of ``Answer.usage`` by the price in ``LLMCACHE["PRICES"]`` of
 ``"mine/model"``, or by the price book where ``PROVIDERS["mine"]["base_url"]`` says whom the function asks. Else it is
@@ -35,8 +35,8 @@ not known.
 such as ``"http://localhost"``.
 
 **In keys** it is its alias and its dotted name, or ``PROVIDERS["mine"]["identity"]``; a function without a name that
-tells it from others (a lambda, one inside a function, a method, an object) needs that. What it does is not in the key:
-change ``identity`` or ``VERSION`` when it answers differently.
+tells it from others (a lambda, one inside a function, whatever name it has taken over, a method, an object) needs that.
+What it does is not in the key: change ``identity`` or ``VERSION`` when it answers differently.
 
 **Completion.** ``extract_with_completion`` gives an ``Answer``, on a hit as on a miss, with what can be kept as JSON;
 put into ``raw`` what else is wanted back.
@@ -51,14 +51,16 @@ import asyncio
 import copy
 import inspect
 import json
+import math
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextvars import copy_context
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from functools import partial
-from types import TracebackType
+from types import FunctionType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from django.db import connections
@@ -77,7 +79,7 @@ from llmcache.exceptions import (
 )
 from llmcache.money.pricing import PICO
 from llmcache.money.usage import Usage, told_usage
-from llmcache.providers.base import Body, Failure, Reply
+from llmcache.providers.base import Body, Failure, Reply, Told
 from llmcache.providers.chat import ChatFace
 from llmcache.providers.faces import packed
 from llmcache.providers.failures import FREE, is_passing, too_large
@@ -94,6 +96,8 @@ _MOST_TOKENS: Final = 2**53
 _MOST_USD: Final = MOST_COST // PICO
 """What an entry can be said to have cost."""
 _OURS: Final = __name__.partition(".")[0]
+_CUT: Final = ("length", "max_tokens", "MAX_TOKENS", "max_output_tokens")
+"""How the makers of models say that an answer ended at the token limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +142,8 @@ class Answer:
     model: str | None = None
     """The model that really answered."""
     finish_reason: str | None = None
-    """``"length"`` raises ``Truncated``."""
+    """``"length"`` raises ``Truncated``, as ``"max_tokens"``, ``"MAX_TOKENS"`` and ``"max_output_tokens"`` do;
+    ``"content_filter"`` raises ``Refused``."""
     is_refused: bool = False
     """Whether the model declined: ``Refused`` is raised."""
     cost_usd: Decimal | None = None
@@ -220,7 +225,7 @@ class CallableProvider:
                 return self._failed(error)
         try:
             answer = self._call(request)
-        except Exception as error:  # noqa: BLE001  # the function's own, and it may hold the text
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # its own, and it may hold the text
             return self._failed(error)
         return self._reply(answer, max_bytes)
 
@@ -231,20 +236,21 @@ class CallableProvider:
         try:
             async with asyncio.timeout(request.timeout):
                 answer = await (cast("Any", self._acall)(request) if work is None else work.done())
-        except Exception as error:  # noqa: BLE001  # as in ask
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                raise
             return self._failed(error, has_begun=work is None or work.has_begun)
         return self._reply(answer, max_bytes)
 
-    def _failed(self, error: Exception, *, has_begun: bool = True) -> Failure:
+    def _failed(self, error: BaseException, *, has_begun: bool = True) -> Failure:
         """Say what became of an attempt that raised, in words of our own."""
         name, where = type(error).__name__, _where(error.__traceback__)
         said = f"The function of the provider {self.alias!r} raised {name}{where}"
-        status: int | None = getattr(error, "status", None) if isinstance(error, ProviderError) else None
-        known: dict[str, Any] = {"provider_error": name, "status": status}
-        known["request_id"] = getattr(error, "request_id", None) if isinstance(error, ProviderError) else None
+        status = _status_of(error)
+        known: dict[str, Any] = {"provider_error": name, "status": status, "request_id": _request_id_of(error)}
         made: ProviderError
         if isinstance(error, RateLimited):
-            made = RateLimited(f"{said}.", **known, retry_after=error.retry_after)
+            made = RateLimited(f"{said}.", **known, retry_after=_wait_of(error))
         elif isinstance(error, AuthenticationFailed):
             made = AuthenticationFailed(f"{said}.", **known)
         elif isinstance(error, ProviderTimeout | TimeoutError):
@@ -254,7 +260,8 @@ class CallableProvider:
             made = ProviderUnavailable(f"{said}.", **known)
         else:
             made = ProviderError(f"{said}. Its message is not shown here: it may hold the text.", **known)
-        is_free = not has_begun or status is not None or isinstance(made, RateLimited | AuthenticationFailed)
+        is_refused = status is not None and status >= 400
+        is_free = not has_begun or is_refused or isinstance(made, RateLimited | AuthenticationFailed)
         retry = isinstance(made, RateLimited | ProviderUnavailable) or is_passing(status or 0)
         wait = made.retry_after if isinstance(made, RateLimited) else None
         return Failure(made, FREE if is_free else None, in_doubt=not is_free, retry=retry, retry_after=wait)
@@ -272,13 +279,21 @@ class CallableProvider:
                 code="invalid_response",
             )
             return Failure(error, cost_usd=None, in_doubt=True, retry=False)
-        rest = _packed(answer)
-        if len(rest) + len(answer.text or "") > max_bytes:
-            return too_large(max_bytes)
+        try:
+            rest = _packed(answer)
+        except Exception:  # noqa: BLE001  # whatever it is, it was JSON when the answer was made
+            error = ProviderError(
+                f"The function of the provider {self.alias!r} returned an Answer whose 'raw' is no JSON any more. Do "
+                "not change it once the Answer is made.",
+                code="invalid_response",
+            )
+            return _paid(Failure(error, cost_usd=None, in_doubt=True, retry=False), answer)
+        if len(rest) + len((answer.text or "").encode(errors="surrogatepass")) > max_bytes:
+            return _paid(too_large(max_bytes), answer)
         return Reply(
             answer=answer.text,
-            finish_reason=answer.finish_reason,
-            refused=answer.is_refused,
+            finish_reason="length" if answer.finish_reason in _CUT else answer.finish_reason,
+            refused=answer.is_refused or answer.finish_reason == "content_filter",
             model=answer.model,
             usage=answer.usage,
             request_id=answer.request_id,
@@ -426,6 +441,45 @@ def _waited_for(start: Callable[[], Any], seconds: float) -> Reply | Failure:
             background.break_off(under_way[0])
 
 
+def _is_cancelled() -> bool:
+    """Return whether it is the call that was cancelled, and not the function that raises by itself."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+def _detail(error: BaseException, name: str) -> Any:
+    """Return a detail of an error of llmcache's that a function has raised: anything at all, for nobody checks them."""
+    try:
+        return getattr(error, name, None) if isinstance(error, ProviderError) else None
+    except Exception:  # noqa: BLE001  # a class of the project's own may look it up
+        return None
+
+
+def _status_of(error: BaseException) -> int | None:
+    status = _detail(error, "status")
+    return status if type(status) is int and 100 <= status < 1_000 else None
+
+
+def _request_id_of(error: BaseException) -> str | None:
+    told = _detail(error, "request_id")
+    return told if isinstance(told, str) else None
+
+
+def _wait_of(error: BaseException) -> float | None:
+    wait = _detail(error, "retry_after")
+    try:
+        return max(float(wait), 0.0) if type(wait) in (int, float) and math.isfinite(wait) else None
+    except OverflowError:
+        return None
+
+
+def _paid(failure: Failure, answer: Answer) -> Failure:
+    """Return the failure of an attempt that has brought an answer, with what is told of its cost."""
+    told = None if answer.usage is None else Told(answer.usage, answer.model, None)
+    in_doubt = told is None and answer.cost_usd is None
+    return replace(failure, cost_usd=answer.cost_usd, in_doubt=in_doubt, told=told)
+
+
 def _packed(answer: Answer) -> bytes:
     kept: dict[str, Any] = {each: getattr(answer, each) for each in ("model", "finish_reason", "request_id", "raw")}
     kept["usage"] = None if answer.usage is None else asdict(answer.usage)
@@ -472,10 +526,21 @@ def _name_of(alias: str, settings: ProviderSettings) -> str:
     if isinstance(told, str):
         return told
     name = f"{getattr(told, '__module__', '')}.{getattr(told, '__qualname__', '')}"
-    if not inspect.isfunction(told) or "<" in name:
+    if not inspect.isfunction(told) or "<" in name or not _is_named(told):
         raise ConfigurationError(
             f"LLMCACHE['PROVIDERS'][{alias!r}] names a function that nothing tells from others like it: a lambda, one "
             "inside a function, a method or an object. Add 'identity', a name that stands for it in keys, or name it "
             "by its dotted path."
         )
     return name
+
+
+def _is_named(function: FunctionType) -> bool:
+    """Return whether a function is told from others by its name, which ``functools.wraps`` takes from another one."""
+    if "<" not in function.__code__.co_qualname:
+        return True
+    found: Any = sys.modules.get(function.__module__)
+    for part in function.__qualname__.split("."):
+        found = getattr(found, part, None)
+    # A function of a module that is decorated is what the module calls so.
+    return found is function

@@ -15,7 +15,7 @@ from llmcache.money.usage import Usage, told_usage
 from llmcache.providers import words
 from llmcache.providers.base import Body, Failure, Reply
 from llmcache.providers.chat_stream import WrittenChat
-from llmcache.providers.faces import Written, packed, parameters_of, require_free, service_tier, text_of
+from llmcache.providers.faces import Written, packed, parameters_of, require_free, service_tier, text_of, unpacked
 from llmcache.providers.failures import unreadable
 from llmcache.providers.schema import ResponseSchema, response_format
 from llmcache.setting_values import Output
@@ -141,8 +141,7 @@ class ChatFace:
         from openai.types.chat import ChatCompletion
 
         try:
-            facts: dict[str, Any] = json.loads(rest)
-            facts.pop("_fields_set", None)  # a parameter of the SDK's own maker
+            facts = unpacked(rest)
             message = facts["choices"][0]["message"]
             if self._output == "tools":
                 message["tool_calls"][0]["function"]["arguments"] = answer.decode()

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from django.views.decorators.debug import sensitive_variables
 
+from llmcache.money.usage import told_usage
 from llmcache.providers.base import Told
 from llmcache.providers.faces import told_by
 
@@ -106,7 +107,15 @@ class WrittenChat:
         if self._calls:
             message["tool_calls"] = [self._calls[index].as_told() for index in sorted(self._calls)]
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self._finish}
-        return json.dumps({**self._facts, "choices": [choice]}, separators=(",", ":")).encode()
+        facts = {**self._facts, "choices": [choice]}
+        if not self._is_usage_whole():
+            facts.pop("usage", None)
+        return json.dumps(facts, separators=(",", ":")).encode()
+
+    def _is_usage_whole(self) -> bool:
+        """Return whether what was told of the usage is of the answer too: some tell it before there is any."""
+        usage = told_usage(self._facts.get("usage"))
+        return self._is_counted and not (usage is not None and self._length > 0 and not usage.output_tokens)
 
     def told(self) -> Told | None:
         # What is told before there is anything is of the question alone, and the model may be thinking.

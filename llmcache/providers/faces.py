@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from llmcache.exceptions import InvalidRequest
 from llmcache.money.usage import Usage, told_usage
-from llmcache.providers.base import Body, Failure, Reply, Told
+from llmcache.providers.base import TRANSPORT_FIELDS, Body, Failure, Reply, Told
 from llmcache.setting_values import Api, Output
 
 if TYPE_CHECKING:
@@ -154,6 +154,17 @@ def text_of(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def packed(facts: Any) -> bytes:
-    """Return the rest of a reply as it is kept."""
-    return json.dumps(facts, separators=(",", ":")).encode()
+def packed(facts: dict[str, Any]) -> bytes:
+    """Return the rest of a reply as it is kept: without what it repeats of who asked, for others are told it too."""
+    return json.dumps(without_echo(facts), separators=(",", ":")).encode()
+
+
+def unpacked(rest: bytes) -> dict[str, Any]:
+    """Return the facts of a rest, as they are fit for the SDK's maker. Raises what bytes that are none bring about."""
+    # Kept by an older version, it may still have them; and the last is a parameter of the maker.
+    return {name: value for name, value in without_echo(json.loads(rest)).items() if name != "_fields_set"}
+
+
+def without_echo(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return facts without the fields of a request that are no part of its key, which some APIs repeat."""
+    return {name: value for name, value in facts.items() if name not in TRANSPORT_FIELDS}

@@ -16,7 +16,16 @@ from llmcache.exceptions import InvalidRequest, ProviderError, ProviderUnavailab
 from llmcache.money.usage import Usage, told_usage
 from llmcache.providers import words
 from llmcache.providers.base import Body, Failure, Reply
-from llmcache.providers.faces import Written, packed, parameters_of, require_free, service_tier, text_of, told_by
+from llmcache.providers.faces import (
+    Written,
+    packed,
+    parameters_of,
+    require_free,
+    service_tier,
+    text_of,
+    told_by,
+    unpacked,
+)
 from llmcache.providers.failures import unreadable
 from llmcache.providers.responses_stream import WrittenResponse, is_aside
 from llmcache.providers.schema import ResponseSchema
@@ -102,7 +111,8 @@ class ResponsesFace:
             details: dict[str, Any] = facts.get("incomplete_details") or {}
             reason: Any = details.get("reason")
             is_refused = reason == "content_filter" or any(map(_is_refusal, _parts(output)))
-            ended = text_of(reason or state)
+            is_cut = reason != "content_filter" and (state == "incomplete" or _is_cut(output, self._function(body)))
+            ended = "length" if is_cut else text_of(reason or state)
             answer = self._taken(output, self._function(body))
             rest = packed(facts)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -162,8 +172,7 @@ class ResponsesFace:
         from openai.types.responses import Response
 
         try:
-            facts: dict[str, Any] = json.loads(rest)
-            facts.pop("_fields_set", None)  # a parameter of the SDK's own maker
+            facts = unpacked(rest)
             _put_back(facts["output"], answer.decode())
             return Response.construct(None, **facts)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
@@ -189,6 +198,15 @@ def _texts(output: list[dict[str, Any]]) -> list[dict[str, Any]]:
     answering = [item for item in output if item.get("type") == "message" and not is_aside(item)]
     found: list[dict[str, Any]] = answering[0]["content"] if answering else []
     return [part for part in found if part.get("type") == "output_text" and isinstance(part.get("text"), str)]
+
+
+def _is_cut(output: list[dict[str, Any]], function: str | None) -> bool:
+    """Return whether the item that answers says itself that it is not whole."""
+    if function is None:
+        items = [item for item in output if item.get("type") == "message" and not is_aside(item)][:1]
+    else:
+        items = [item for item in output if item.get("type") == "function_call" and item.get("name") == function]
+    return any(item.get("status") == "incomplete" for item in items)
 
 
 def _is_refusal(part: dict[str, Any]) -> bool:

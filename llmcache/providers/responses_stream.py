@@ -43,6 +43,8 @@ class WrittenResponse:
         kind = getattr(event, "type", None)
         if kind in _LAST:
             self._last = _data(getattr(event, "response", None))
+            if self._last is not None and self._last.get("status") is None:
+                self._last["status"] = kind.removeprefix("response.")
         elif kind == "error":
             # It has no response in it: this is what one would say.
             code = getattr(event, "code", None)

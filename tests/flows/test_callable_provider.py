@@ -245,6 +245,17 @@ RAISED: list[tuple[BaseException, type[LLMCacheError], Any, int]] = [
     (llmcache.AuthenticationFailed(SECRET), llmcache.AuthenticationFailed, 0, 1),
     (TimeoutError(SECRET), llmcache.ProviderTimeout, None, 1),
     (llmcache.NotCached(SECRET), llmcache.ProviderError, None, 1),
+    # Nobody has cancelled the call: it is an error like others.
+    (asyncio.CancelledError(SECRET), llmcache.ProviderError, None, 1),
+    # What was done, somebody charges for.
+    (llmcache.ProviderError(SECRET, status=200), llmcache.ProviderError, None, 1),
+    # Details that nobody has checked.
+    (llmcache.ProviderError(SECRET, status="503"), llmcache.ProviderError, None, 1),
+    (llmcache.ProviderError(SECRET, status=10**30, request_id=7), llmcache.ProviderError, None, 1),
+    (llmcache.RateLimited(SECRET, retry_after=-1), llmcache.RateLimited, 0, 3),
+    (llmcache.RateLimited(SECRET, retry_after="soon"), llmcache.RateLimited, 0, 3),
+    (llmcache.RateLimited(SECRET, retry_after=float("nan")), llmcache.RateLimited, 0, 3),
+    (llmcache.RateLimited(SECRET, retry_after=10**400), llmcache.RateLimited, 0, 3),
 ]
 
 
@@ -304,11 +315,57 @@ def test_answers_that_are_not_kept() -> None:
     answering(Answer(ADA[:9], finish_reason="length"))
     with pytest.raises(llmcache.Truncated):
         llmcache.extract("x", Person)
-    with llmcache_settings(MAX_VALUE_BYTES=2_000):
-        answering(Answer(ADA, raw="x" * 3_000))
-        with pytest.raises(llmcache.ProviderError) as caught:
+    for reason in ("max_tokens", "MAX_TOKENS", "max_output_tokens"):
+        answering(Answer(ADA, finish_reason=reason))
+        with pytest.raises(llmcache.Truncated):
             llmcache.extract("x", Person)
-        assert caught.value.code == "reply_too_large"
+    answering(Answer(ADA, finish_reason="content_filter"))
+    with pytest.raises(llmcache.Refused):
+        llmcache.extract("x", Person)
+    answering(Answer(ADA, finish_reason="STOP"))
+    assert llmcache.extract("x", Person).age == 36
+
+
+@pytest.mark.django_db
+def test_what_an_answer_has_cost_that_cannot_be_kept() -> None:
+    raw: dict[str, Any] = {}
+    changed = Answer(ADA, cost_usd=Decimal("0.25"), raw=raw)
+    raw["id"] = object()
+    cases: list[tuple[Answer, str, Decimal | None]] = [
+        (changed, "invalid_response", Decimal("0.25")),
+        (Answer(ADA, raw="x" * 3_000), "reply_too_large", None),
+        (Answer("é" * 1_500, cost_usd=Decimal("0.25")), "reply_too_large", Decimal("0.25")),
+        (Answer("x" * 3_000, usage=Usage(100, 0, 10)), "reply_too_large", Decimal("0.00023")),
+        (Answer("\ud800" * 800, cost_usd=Decimal(0)), "reply_too_large", Decimal(0)),
+    ]
+    with llmcache_settings(MAX_VALUE_BYTES=2_000):
+        for number, (answer, code, cost) in enumerate(cases):
+            answering(answer)
+            with pytest.raises(llmcache.ProviderError) as caught:
+                llmcache.extract("x", Person, kind=f"kind {number}")
+            assert (caught.value.code, caught.value.cost_usd) == (code, cost)
+            assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+        assert llmcache.flush()
+    for number, (answer, _, cost) in enumerate(cases):
+        row = ProviderCall.objects.get(kind=f"kind {number}")
+        assert (row.cost_usd, row.outcome) == (cost, "in_doubt" if cost is None else "failed")
+        assert row.output_tokens == (answer.usage and answer.usage.output_tokens)
+
+
+def test_a_refresh_that_its_function_breaks_off_has_failed(clock: MovedClock) -> None:
+    with provided(acall=aask), clock.kept():
+        for error in (asyncio.CancelledError(), SystemExit(1)):
+            answering(ADA)
+            given: dict[str, Any] = {"kind": type(error).__name__, "ttl": 1, "stale_ttl": 1_000}
+            llmcache.extract("x", Person, **given)
+            asked.clear()
+            answering(error)
+            clock.move(2)
+            for _ in range(3):
+                assert llmcache.extract_with_info("x", Person, **given).outcome == "stale"
+                assert process.current().refreshes.wait(30)
+            # Nobody asks anew at once after a failure.
+            assert len(asked) == 1, error
 
 
 def test_an_answer_that_does_not_pass_is_asked_for_again() -> None:
@@ -422,11 +479,30 @@ def test_who_is_who_in_keys() -> None:
     assert key(call=ask, acall=aask) == first
     others = {key(acall=aask), key(call=ask, identity="a"), key(call=ask, identity="b"), key(call=f"{HERE}.asker")}
     assert len({first, *others}) == 5
+    # What a module calls so is that, whatever it is made of.
+    assert key(call=decorated) == key(call=f"{HERE}.decorated")
     with llmcache_settings(PROVIDERS={"mine": {"base_url": "http://localhost", "api_key": "k"}}, MODEL="mine/small"):
         assert llmcache.explain("x", Person).key not in {first, *others}
 
 
+def wrapping(function: Callable[[Request], Any]) -> Callable[[Request], Any]:
+    """Return a function that takes over another one's name."""
+
+    @functools.wraps(function)
+    def wrapper(request: Request) -> Any:
+        return function(request)
+
+    return wrapper
+
+
+@wrapping
+def decorated(request: Request) -> str:
+    """Answer always the same."""
+    return ADA
+
+
 NAMELESS: dict[str, Callable[..., Any]] = {
+    "wrapper": wrapping(ask),
     "lambda": lambda request: ADA,
     "partial": functools.partial(ask),
     "method": asker.ask,

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from django.core.files.base import ContentFile
 from django.core.management import CommandError, call_command
+from django.utils.functional import lazy
 from pydantic import BaseModel
 
 import llmcache
@@ -179,6 +180,29 @@ def test_what_is_changed_after_the_call_is_not_seen(provider: Sandbox) -> None:
     asyncio.run(main())
     assert (provider.calls, len(arrived(provider)[0])) == (1, 1)
     assert ask(photo()) == (7, "hit")
+
+
+def test_a_lazy_text_is_what_it_was_at_the_call(provider: Sandbox) -> None:
+    words = ["And now?"]
+    word: Any = lazy(lambda: words[0], str)()
+
+    async def main() -> None:
+        for content in (word, [word, word], [{"role": "user", "content": [{"type": "text", "text": word}, word]}]):
+            words[0] = "And now?"
+            calls: list[Any] = [
+                llmcache.aextract(content, Receipt, system=word),
+                llmcache.aextract_with_info(content, Receipt, system=word),
+                llmcache.aextract_samples(content, Receipt, samples=1, system=word),
+                _all(llmcache.aextract_partial(content, Receipt, system=word)),
+            ]
+            told = llmcache.aexplain(content, Receipt, system=word)
+            words[0] = "later"
+            await asyncio.gather(*calls)
+            assert (await told).verdict == "hit"
+
+    asyncio.run(main())
+    assert "later" not in json.dumps(arrived(provider))
+    assert provider.calls == 2
 
 
 def test_a_batch_takes_each_item_as_it_was_given(provider: Sandbox) -> None:

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 import llmcache
 from llmcache.content.messages import Content
+from llmcache.content.own import MAX_PARTS, own_content
 from llmcache.content.reading import encoded, of_kept
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -565,6 +566,8 @@ BAD: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
         "cannot be read",
     ),
     "a storage that is down": (lambda _: [llmcache.Image(Down())], llmcache.InvalidRequest, r"\(ConnectionError\)"),
+    "a path that raises": (lambda _: [llmcache.Image(NoPath())], llmcache.InvalidRequest, r"\(RuntimeError\)"),
+    "a name that raises": (lambda _: [llmcache.Image(NoName(PNG))], llmcache.InvalidRequest, r"\(RuntimeError\)"),
     "a field without a file": (
         lambda _: [llmcache.Image(_no_photo())],
         llmcache.InvalidRequest,
@@ -603,6 +606,21 @@ BAD: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
 }
 
 
+class NoPath(os.PathLike[str]):
+    """A path that nobody can tell."""
+
+    def __fspath__(self) -> str:
+        raise RuntimeError("secret")
+
+
+class NoName(io.BytesIO):
+    """A file whose name nobody can tell."""
+
+    @property
+    def name(self) -> str:
+        raise RuntimeError("secret")
+
+
 def _closed() -> io.BytesIO:
     file = io.BytesIO(PNG)
     file.close()
@@ -617,6 +635,33 @@ def _endless() -> list[Any]:
     made: list[Any] = []
     made.append(made)
     return made
+
+
+class Parts(dict[str, Any]):
+    """A dict that is looked into so often and no more."""
+
+    looks = 0
+
+    def items(self) -> Any:
+        self.looks += 1
+        assert self.looks <= 10 * MAX_PARTS
+        return super().items()
+
+
+def test_to_copy_a_content_that_is_in_itself_takes_no_time() -> None:
+    looped = Parts()
+    looped.update({str(number): looped for number in range(30)})
+    (copied,) = own_content([looped])
+    assert copied.keys() == looped.keys()
+    assert looped.looks > 1
+    nested = _endless()
+    (kept,) = own_content(nested)
+    assert kept is nested
+    # What can be sent is copied whole.
+    told = [{"role": "user", "content": [{"type": "text", "text": "Ada"} for _ in range(MAX_PARTS - 1)]}]
+    made = own_content(told)
+    assert made == told
+    assert all(one is not other for one, other in zip(made[0]["content"], told[0]["content"], strict=True))
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -45,6 +45,18 @@ def changed(value: Any) -> Iterator[Any]:
             yield {name: each for name, each in value.items() if name != place}
 
 
+@pytest.mark.parametrize("api", ["chat", "responses"])
+def test_what_a_reply_repeats_of_who_asked_is_neither_kept_nor_told(api: str) -> None:
+    made, body = face(api, "json_schema")
+    echo = {"user": "ada", "metadata": {"of": "ada"}, "safety_identifier": "ada", "prompt_cache_key": "ada"}
+    reply = made.reply(json.dumps({**whole(made, body, "{}"), **echo}).encode(), body, "id", 200)
+    assert isinstance(reply, Reply)
+    assert b"ada" not in reply.rest
+    # Nor is it told where an older version has kept it.
+    kept = json.dumps({**json.loads(reply.rest), **echo}).encode()
+    assert made.completion(kept, b"{}").to_json() == made.completion(reply.rest, b"{}").to_json()
+
+
 @pytest.mark.parametrize(("api", "output"), FACES)
 def test_a_reply_is_an_answer_and_the_rest(api: str, output: str) -> None:
     made, body = face(api, output)
@@ -115,10 +127,39 @@ def test_what_a_model_says_on_its_way_is_no_answer() -> None:
     assert isinstance(reply, Reply)
     assert (reply.answer, reply.finish_reason) == ("{}", "stop")
     assert made.completion(reply.rest, b"{}").output_text == "{}"
-    # One that is cut off for no reason that is told is not called whole.
-    reply = made.reply(json.dumps({"status": "incomplete", "output": [parts]}).encode(), body, None, 200)
-    assert isinstance(reply, Reply)
-    assert reply.finish_reason == "incomplete"
+
+
+def test_a_response_that_is_not_whole_never_counts_as_whole() -> None:
+    cut, called = message("{}", status="incomplete"), {"type": "function_call", "arguments": "{}"}
+    own = {**called, "name": SCHEMA.name}
+    cases: list[tuple[str, dict[str, Any], tuple[str, bool]]] = [
+        ("json_schema", {"status": "incomplete", "output": [message("{}")]}, ("length", False)),
+        ("json_schema", {**_because("max_tool_calls"), "output": [message("{}")]}, ("length", False)),
+        ("json_schema", {**_because("content_filter"), "output": [cut]}, ("content_filter", True)),
+        ("json_schema", {"status": "completed", "output": [cut]}, ("length", False)),
+        ("json_schema", {"output": [message("Let me", phase="commentary", status="incomplete"), message("{}")]}, WHOLE),
+        ("tools", {"status": "completed", "output": [{**own, "status": "incomplete"}]}, ("length", False)),
+        ("tools", {"status": "completed", "output": [cut, {**own, "status": "completed"}]}, WHOLE),
+    ]
+    for output, told, ended in cases:
+        made, body = face("responses", output)
+        reply = made.reply(json.dumps(told).encode(), body, None, 200)
+        assert isinstance(reply, Reply)
+        assert (reply.answer, reply.finish_reason, reply.refused) == ("{}", *ended), told
+        # So it is as a stream, which may say so by the name of its end alone.
+        written = made.written(body, lambda _: None)
+        last = {**told, "status": None} if told.get("status") == "incomplete" else told
+        written.add(SimpleNamespace(type=f"response.{told.get('status', 'completed')}", response=last))
+        again = made.reply(written.whole() or b"", body, None, 200)
+        assert isinstance(again, Reply)
+        assert (again.answer, again.finish_reason, again.refused) == ("{}", *ended), told
+
+
+WHOLE = ("stop", False)
+
+
+def _because(reason: str) -> dict[str, Any]:
+    return {"status": "incomplete", "incomplete_details": {"reason": reason}}
 
 
 def test_what_a_stream_tells_is_the_answer_alone() -> None:
@@ -137,6 +178,29 @@ def test_what_a_stream_tells_is_the_answer_alone() -> None:
     reply = made.reply(written.whole() or b"", body, None, 200)
     assert isinstance(reply, Reply)
     assert reply.answer == "{}"
+
+
+def test_usage_that_a_stream_tells_before_its_answer_is_not_that_of_the_answer() -> None:
+    early, late = {**USAGE, "completion_tokens": 0, "total_tokens": 3}, USAGE
+    for told, known in (
+        ((early, None, None), None),
+        ((late, None, None), None),
+        ((early, early, early), None),
+        ((None, None, early), None),
+        ((None, late, None), USAGE),
+        ((None, None, late), USAGE),
+        ((early, early, late), USAGE),
+        ((None, None, {"odd": 1}), {"odd": 1}),
+    ):
+        made, body = face("chat", "json_schema")
+        written = made.written(body, lambda _: None)
+        for text, finish, usage in zip(("", "{}", ""), (None, None, "stop"), told, strict=True):
+            choice = SimpleNamespace(index=0, delta=SimpleNamespace(content=text), finish_reason=finish)
+            written.add(SimpleNamespace(choices=[choice], usage=usage))
+        reply = made.reply(written.whole() or b"", body, None, 200)
+        assert isinstance(reply, Reply)
+        assert json.loads(reply.rest).get("usage") == known, told
+        assert (reply.usage is None) == (known is not USAGE), told
 
 
 def test_an_error_amid_a_stream_ends_it() -> None:
