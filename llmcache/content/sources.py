@@ -9,7 +9,9 @@ import binascii
 import os
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 from urllib.parse import urlsplit
@@ -18,8 +20,6 @@ from django.views.decorators.debug import sensitive_variables
 
 from llmcache.exceptions import InputTooLarge, InvalidRequest
 
-_LOCKS: Final = 64
-"""More than files that are read at once: a slow storage holds up few others."""
 _DATA_URL: Final = re.compile(r"data:([^,;]*);base64,", re.IGNORECASE)
 
 
@@ -123,8 +123,46 @@ def _of_open(file: Any, most: int) -> bytes:
 
     One thread at a time: the items of a batch may share a file, and it has one place where it stands.
     """
-    with _locks[id(file) // 16 % _LOCKS]:
+    with _turns.of(file):
         return _of_open_alone(file, most)
+
+
+@dataclass(slots=True)
+class _Turn:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    wanted: int = 0
+    """By how many threads, with the one that has it."""
+
+
+class _Turns:
+    """One thread at a time for each file: one that does not answer holds up nobody who reads another."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget all turns; in a forked child, where those who held them are not."""
+        self._lock = threading.Lock()
+        # By identity, which is a file's own while somebody reads it.
+        self._of: dict[int, _Turn] = {}
+
+    @contextmanager
+    def of(self, file: object) -> Generator[None]:
+        with self._lock:
+            turn = self._of.setdefault(id(file), _Turn())
+            turn.wanted += 1
+        try:
+            with turn.lock:
+                yield
+        finally:
+            with self._lock:
+                turn.wanted -= 1
+                if not turn.wanted:
+                    self._of.pop(id(file), None)
+
+
+_turns: Final = _Turns()
+os.register_at_fork(after_in_child=_turns.begin)
 
 
 @sensitive_variables()
@@ -162,13 +200,3 @@ def _bytes_of(read: Callable[[int], Any], most: int) -> bytes:
         left -= len(piece)
     # One piece is not copied.
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-def _reset_in_child() -> None:
-    """Take new locks: the old ones may have been held by threads that the child does not have."""
-    _locks[:] = [threading.Lock() for _ in range(_LOCKS)]
-
-
-_locks: list[threading.Lock] = []
-_reset_in_child()
-os.register_at_fork(after_in_child=_reset_in_child)

@@ -261,6 +261,22 @@ def test_files_that_are_slow_hold_up_no_other_call(provider: Sandbox) -> None:
     assert provider.calls == 2
 
 
+def test_no_file_waits_for_another_that_is_slow(provider: Sandbox) -> None:
+    """Whatever their identities are: more files than locks could be shared among, and one of them does not answer."""
+    slow = Slow(PNG)
+    files = [io.BytesIO(PNG) for _ in range(500)]
+    thread = threading.Thread(target=ask, args=([TEXT, llmcache.Image(slow)],))
+    thread.start()
+    assert slow.is_asked.wait(30)
+    began = llmcache.extract([TEXT, llmcache.Image(PNG)], Receipt)
+    assert [llmcache.extract([TEXT, llmcache.Image(file)], Receipt) for file in files] == [began] * 500
+    assert not slow.goes_on.is_set()
+    assert thread.is_alive()
+    slow.goes_on.set()
+    thread.join(30)
+    assert provider.calls == 1
+
+
 def test_a_batch_does_not_take_a_file_for_another(provider: Sandbox, tmp_path: Path) -> None:
     """A file that changes between the look for it and the question would be answered for its equals."""
     for name in "abc":
