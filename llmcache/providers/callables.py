@@ -51,51 +51,36 @@ import asyncio
 import copy
 import inspect
 import json
-import math
-import sys
-import threading
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
-from contextvars import copy_context
 from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from functools import partial
-from types import FunctionType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from django.db import connections
-from django.utils.module_loading import import_string
 from django.views.decorators.debug import sensitive_variables
 
-from llmcache import workers
 from llmcache.envelope import MOST_COST
 from llmcache.exceptions import (
-    AuthenticationFailed,
-    ConfigurationError,
     ProviderError,
-    ProviderTimeout,
-    ProviderUnavailable,
-    RateLimited,
 )
 from llmcache.money.pricing import PICO
 from llmcache.money.usage import Usage, told_usage
 from llmcache.providers.base import Body, Failure, Reply, Told
+from llmcache.providers.callable_failures import failed
+from llmcache.providers.callable_names import function_of, name_of
+from llmcache.providers.callable_waits import Work, is_cancelled, waited_for
 from llmcache.providers.chat import ChatFace
 from llmcache.providers.faces import packed
-from llmcache.providers.failures import FREE, is_passing, too_large
+from llmcache.providers.failures import too_large
 from llmcache.providers.schema import ResponseSchema
 from llmcache.setting_values import ProviderSettings
 
 if TYPE_CHECKING:
-    from llmcache.engine.background import Errand
     from llmcache.engine.call import Call
 
-_threads: Final = workers.Workers("llmcache-callables", 32)
-"""For functions that are not async, of calls that are awaited."""
 _MOST_TOKENS: Final = 2**53
 _MOST_USD: Final = MOST_COST // PICO
 """What an entry can be said to have cost."""
-_OURS: Final = __name__.partition(".")[0]
 _CUT: Final = ("length", "max_tokens", "MAX_TOKENS", "max_output_tokens")
 """How the makers of models say that an answer ended at the token limit."""
 
@@ -179,9 +164,9 @@ class CallableProvider:
     def __init__(self, alias: str, settings: ProviderSettings) -> None:
         self.alias = alias
         self.base_url = settings.base_url or ""
-        self._call = _function(alias, "call", settings.call)
-        self._acall = _function(alias, "acall", settings.acall)
-        named = settings.identity or _name_of(alias, settings)
+        self._call = function_of(alias, "call", settings.call)
+        self._acall = function_of(alias, "acall", settings.acall)
+        named = settings.identity or name_of(alias, settings)
         # No server's identity ends so.
         self.identity = f"{alias} {named}()"
         self._face = ChatFace("json_schema")
@@ -219,52 +204,28 @@ class CallableProvider:
         """Ask the function, in this thread."""
         if self._call is None:
             try:
-                return _waited_for(partial(self.aask, request, max_bytes), request.timeout)
+                return waited_for(partial(self.aask, request, max_bytes), request.timeout)
             except TimeoutError as error:
                 # It blocks the loop, which cannot cancel it then.
-                return self._failed(error)
+                return failed(self.alias, error, has_begun=True)
         try:
             answer = self._call(request)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # its own, and it may hold the text
-            return self._failed(error)
+            return failed(self.alias, error, has_begun=True)
         return self._reply(answer, max_bytes)
 
     @sensitive_variables()
     async def aask(self, request: Request, max_bytes: int) -> Reply | Failure:
         """Ask the function, in the background loop."""
-        work = None if self._acall is not None else _Work(cast("Callable[[Request], Any]", self._call), request)
+        work = None if self._acall is not None else Work(cast("Callable[[Request], Any]", self._call), request)
         try:
             async with asyncio.timeout(request.timeout):
                 answer = await (cast("Any", self._acall)(request) if work is None else work.done())
         except (Exception, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+            if isinstance(error, asyncio.CancelledError) and is_cancelled():
                 raise
-            return self._failed(error, has_begun=work is None or work.has_begun)
+            return failed(self.alias, error, has_begun=work is None or work.has_begun)
         return self._reply(answer, max_bytes)
-
-    def _failed(self, error: BaseException, *, has_begun: bool = True) -> Failure:
-        """Say what became of an attempt that raised, in words of our own."""
-        name, where = type(error).__name__, _where(error.__traceback__)
-        said = f"The function of the provider {self.alias!r} raised {name}{where}"
-        status = _status_of(error)
-        known: dict[str, Any] = {"provider_error": name, "status": status, "request_id": _request_id_of(error)}
-        made: ProviderError
-        if isinstance(error, RateLimited):
-            made = RateLimited(f"{said}.", **known, retry_after=_wait_of(error))
-        elif isinstance(error, AuthenticationFailed):
-            made = AuthenticationFailed(f"{said}.", **known)
-        elif isinstance(error, ProviderTimeout | TimeoutError):
-            made = ProviderTimeout(f"{said}, or the call's deadline passed. Raise timeout= or LLMCACHE['TIMEOUT'].")
-            made.add(**known)
-        elif isinstance(error, ProviderUnavailable):
-            made = ProviderUnavailable(f"{said}.", **known)
-        else:
-            made = ProviderError(f"{said}. Its message is not shown here: it may hold the text.", **known)
-        is_refused = status is not None and status >= 400
-        is_free = not has_begun or is_refused or isinstance(made, RateLimited | AuthenticationFailed)
-        retry = isinstance(made, RateLimited | ProviderUnavailable) or is_passing(status or 0)
-        wait = made.retry_after if isinstance(made, RateLimited) else None
-        return Failure(made, FREE if is_free else None, in_doubt=not is_free, retry=retry, retry_after=wait)
 
     @sensitive_variables()
     def _reply(self, answer: Any, max_bytes: int) -> Reply | Failure:
@@ -383,96 +344,6 @@ class _Asking:
         )
 
 
-class _Work:
-    """A function's call in a thread that is not the caller's."""
-
-    def __init__(self, call: Callable[[Request], Any], request: Request) -> None:
-        self._call = call
-        self._request = request
-        self._lock = threading.Lock()
-        self._is_wanted = True
-        self.has_begun = False
-
-    @sensitive_variables()
-    async def done(self) -> Any:
-        """Return what the function does, once a thread has called it."""
-        try:
-            return await _threads.run(self._do)
-        finally:
-            # What has not begun is not to begin for a caller who has gone.
-            with self._lock:
-                self._is_wanted = False
-
-    @sensitive_variables()
-    def _do(self) -> Any:
-        with self._lock:
-            self.has_begun = self._is_wanted
-        if not self.has_begun:
-            return None
-        try:
-            return self._call(self._request)
-        finally:
-            # Of this thread alone: nobody else would.
-            connections.close_all()
-
-
-@sensitive_variables()
-def _waited_for(start: Callable[[], Any], seconds: float) -> Reply | Failure:
-    """Return what an awaited attempt comes to, in the background loop, for a caller who waits in a thread."""
-    from llmcache.engine import background
-
-    came: Future[Reply | Failure] = Future()
-
-    async def carry(errand: Errand[None]) -> None:
-        errand.spends = True
-        under_way.append(errand)
-        try:
-            came.set_result(await start())
-        except BaseException as error:
-            came.set_exception(error)
-            raise
-
-    under_way: list[Errand[None]] = []
-    background.send(carry, copy_context())
-    try:
-        return came.result(seconds + background.ALARM_SECONDS)
-    finally:
-        if not came.done() and under_way:
-            background.break_off(under_way[0])
-
-
-def _is_cancelled() -> bool:
-    """Return whether it is the call that was cancelled, and not the function that raises by itself."""
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
-
-
-def _detail(error: BaseException, name: str) -> Any:
-    """Return a detail of an error of llmcache's that a function has raised: anything at all, for nobody checks them."""
-    try:
-        return getattr(error, name, None) if isinstance(error, ProviderError) else None
-    except Exception:  # noqa: BLE001  # a class of the project's own may look it up
-        return None
-
-
-def _status_of(error: BaseException) -> int | None:
-    status = _detail(error, "status")
-    return status if type(status) is int and 100 <= status < 1_000 else None
-
-
-def _request_id_of(error: BaseException) -> str | None:
-    told = _detail(error, "request_id")
-    return told if isinstance(told, str) else None
-
-
-def _wait_of(error: BaseException) -> float | None:
-    wait = _detail(error, "retry_after")
-    try:
-        return max(float(wait), 0.0) if type(wait) in (int, float) and math.isfinite(wait) else None
-    except OverflowError:
-        return None
-
-
 def _paid(failure: Failure, answer: Answer) -> Failure:
     """Return the failure of an attempt that has brought an answer, with what is told of its cost."""
     told = None if answer.usage is None else Told(answer.usage, answer.model, None)
@@ -485,62 +356,3 @@ def _packed(answer: Answer) -> bytes:
     kept["usage"] = None if answer.usage is None else asdict(answer.usage)
     kept["cost_usd"] = None if answer.cost_usd is None else str(answer.cost_usd)
     return packed(kept)
-
-
-def _where(traceback: TracebackType | None) -> str:
-    """Return where the function itself was when something was raised, in words that end a sentence."""
-    while traceback is not None:
-        code, module = traceback.tb_frame.f_code, str(traceback.tb_frame.f_globals.get("__name__", ""))
-        if module.partition(".")[0] not in (_OURS, "asyncio"):
-            return f" in {module}.{code.co_name}, line {traceback.tb_lineno}"
-        traceback = traceback.tb_next
-    return ""
-
-
-def _function(alias: str, option: str, told: Callable[..., Any] | str | None) -> Callable[[Request], Any] | None:
-    """Return the function that a setting names. Raises ``ConfigurationError`` where that cannot be asked."""
-    place = f"LLMCACHE['PROVIDERS'][{alias!r}][{option!r}]"
-    found: Any = told
-    if isinstance(told, str):
-        try:
-            found = import_string(told)
-        except Exception as error:
-            raise ConfigurationError(
-                f"{place} is {told!r}, which cannot be imported: {type(error).__name__}. It takes the dotted path of a "
-                "function."
-            ) from error
-    if found is None:
-        return None
-    if not callable(found):
-        raise ConfigurationError(f"{place} is {told!r}, which cannot be called. It takes a function.")
-    is_async = inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(type(found).__call__)
-    if is_async != (option == "acall"):
-        what, other = ("async", "acall") if is_async else ("not async", "call")
-        raise ConfigurationError(f"{place} names a function that is {what}. Name it by {other!r}.")
-    return found
-
-
-def _name_of(alias: str, settings: ProviderSettings) -> str:
-    """Return what names a function in keys: the path it is imported by."""
-    told = settings.call if settings.call is not None else settings.acall
-    if isinstance(told, str):
-        return told
-    name = f"{getattr(told, '__module__', '')}.{getattr(told, '__qualname__', '')}"
-    if not inspect.isfunction(told) or "<" in name or not _is_named(told):
-        raise ConfigurationError(
-            f"LLMCACHE['PROVIDERS'][{alias!r}] names a function that nothing tells from others like it: a lambda, one "
-            "inside a function, a method or an object. Add 'identity', a name that stands for it in keys, or name it "
-            "by its dotted path."
-        )
-    return name
-
-
-def _is_named(function: FunctionType) -> bool:
-    """Return whether a function is told from others by its name, which ``functools.wraps`` takes from another one."""
-    if "<" not in function.__code__.co_qualname:
-        return True
-    found: Any = sys.modules.get(function.__module__)
-    for part in function.__qualname__.split("."):
-        found = getattr(found, part, None)
-    # A function of a module that is decorated is what the module calls so.
-    return found is function

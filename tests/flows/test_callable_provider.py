@@ -21,7 +21,7 @@ from llmcache.engine import process
 from llmcache.exceptions import LLMCacheError
 from llmcache.models import CacheEntry, ProviderCall
 from llmcache.money.usage import Usage, told_usage
-from llmcache.providers import callables
+from llmcache.providers import callable_waits
 from llmcache.providers.callables import Answer, Request
 from llmcache.testing import Fake
 from llmcache.workers import Workers
@@ -417,7 +417,7 @@ def test_a_deadline_ends_what_is_awaited() -> None:
 
 
 def test_what_has_not_begun_when_its_time_is_over_never_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callables, "_threads", Workers("llmcache-callables", 1))
+    monkeypatch.setattr(callable_waits, "_threads", Workers("llmcache-callables", 1))
     began, go_on = threading.Event(), threading.Event()
 
     def held(_: Request) -> str:
