@@ -41,6 +41,7 @@ def main() -> None:
         streams,
         warming,
     )
+    from llmcache.engine import process
 
     place = Path(_place.name)
     reports: dict[str, Callable[[], Iterator[str]]] = {
@@ -68,6 +69,8 @@ def main() -> None:
         for part in parts:
             for line in reports[part]():
                 print(line, flush=True)
+        # Its threads write into the folder that goes now.
+        process.finish(10)
 
 
 if __name__ == "__main__":

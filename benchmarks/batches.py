@@ -71,6 +71,8 @@ def _hits(texts: list[str], provider: Sandbox) -> Iterator[str]:
             ("fifty nested items", Large, several[:100]),
         ):
             llmcache.extract_many(contents, model)
+            # What they cost is being written by a thread beside this one for as long as there is something.
+            llmcache.flush(timeout=60)
             yield from _beside_the_floor(name, model, contents, cache)
     yield ""
 

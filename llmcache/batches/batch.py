@@ -97,7 +97,7 @@ class Batch(Sequence[T_co]):
     @property
     def outcomes(self) -> list[str]:
         """The outcome of each item, as ``Extraction.outcome`` says it; ``"error"`` for one that failed."""
-        return ["error" if source is None else source.outcome for source in self._sources]
+        return ["error" if source is None else source.answering.outcome for source in self._sources]
 
     @property
     def cost(self) -> Decimal | None:
@@ -154,9 +154,10 @@ class _Infos(Sequence["Extraction[T_co] | None"]):
 def _info(value: Any, source: Source) -> Extraction[Any]:
     from llmcache.extraction import info_of
 
-    spent = Spent() if source.spent is None else source.spent
-    answered = Answered(value, source.outcome, source.reason, source.tier, source.entry(), None, spent)
-    return info_of(answered, source.sort.prepared.plan, source.sort.max_age, source.moment.seconds, source.moment.at)
+    how = source.answering
+    spent = Spent() if how.spent is None else how.spent
+    answered = Answered(value, how.outcome, how.reason, how.tier, source.entry(), None, spent)
+    return info_of(answered, how.sort.prepared.plan, how.sort.max_age, how.seconds, how.at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +195,7 @@ class Ended:
         if self.error is not None:
             cost = self.error.cost_usd if isinstance(self.error, LLMCacheError) else 0
             return None if cost is None else int(cost * PICO)
-        spent = None if self.source is None else self.source.spent
+        spent = None if self.source is None else self.source.answering.spent
         return 0 if spent is None else spent.cost
 
 

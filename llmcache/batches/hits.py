@@ -7,6 +7,7 @@ validation. What is unusual in any way is no hit here, and goes the way of a sin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -19,7 +20,7 @@ from llmcache.content.reading import Again, encoded
 from llmcache.engine.call import Outcome, Reason, Spent
 from llmcache.engine.counts import CountedHit, Tally, tally_of
 from llmcache.engine.log_copy import Judge
-from llmcache.envelope import Entry, Opened
+from llmcache.envelope import Entry
 from llmcache.exceptions import LLMCacheError, ValidationFailed
 from llmcache.prepared import Prepared
 from llmcache.request import NOT_GIVEN
@@ -46,33 +47,34 @@ class Sort(NamedTuple):
     """Whether it need not be looked for again where no tier has had anything under its key."""
 
 
-class Moment:
-    """When a look was over, and how long it took."""
-
-    __slots__ = ("at", "seconds")
-
-    def __init__(self) -> None:
-        self.at = self.seconds = 0.0
-
-
-class Source(NamedTuple):
-    """Where values came from: one entry, for as many items as it has answered in the same way."""
+@dataclass(slots=True)
+class Answering:
+    """How values came about: alike for all that one look has found in one tier."""
 
     sort: Sort
-    key: bytes
-    kept: Entry | bytes
-    """The entry, or its bytes as they lay in their tier."""
     tier: str | None
-    moment: Moment
+    at: float = 0.0
+    """When it was over, in seconds since the epoch."""
+    seconds: float = 0.0
+    """How long it took."""
     outcome: Outcome = "hit"
     reason: Reason | None = None
     spent: Spent | None = None
+
+
+class Source(NamedTuple):
+    """Where a value came from: an entry, and how that was made or found."""
+
+    answering: Answering
+    key: bytes
+    kept: Entry | bytes
+    """The entry, or its bytes as they lay in their tier."""
 
     def entry(self) -> Entry:
         """Return the entry."""
         if isinstance(self.kept, Entry):
             return self.kept
-        entry = envelope.decode(self.kept, self.key, secret=self.sort.prepared.plan.seal.mac)
+        entry = envelope.decode(self.kept, self.key, secret=self.answering.sort.prepared.plan.seal.mac)
         if entry is None:
             raise AssertionError("These bytes have been read before.")
         return entry
@@ -110,16 +112,19 @@ class Failed(NamedTuple):
 class _Group:
     """The items of a window that have the same options, by their keys."""
 
-    __slots__ = ("alike", "firsts", "found", "looked", "moment", "rest", "sort", "state")
+    __slots__ = ("alike", "answering", "begin", "firsts", "found", "looked", "rest", "shares", "sort")
 
     def __init__(self, sort: Sort) -> None:
         self.sort = sort
-        self.state = sort.prepared.state
-        self.moment = Moment()
+        self.shares = sort.shares
+        self.begin = sort.prepared.state.copy
+        """Begins the hash of a key."""
+        self.answering: dict[str | None, Answering] = {}
+        """By tier."""
         self.firsts: dict[bytes, Asked] = {}
         self.alike: dict[bytes, list[Asked]] = {}
         """The others of a key, where there are any."""
-        self.found: list[tuple[Opened, str | None, Entry | bytes] | None] = []
+        self.found: list[tuple[bytes, int, int, str | None, Entry | bytes] | None] = []
         """What there is of each key."""
         self.rest: tuple[list[bytes], list[int]] = [], []
         """The keys that the tiers below memory are read for, and their places."""
@@ -165,24 +170,25 @@ class BulkHits:
         began = self._now.monotonic()
         hits, left, failed = Hits(), list[Left](), list[Failed]()
         groups: dict[int, _Group] = {}
-        last, group = None, None
+        last, group, encoded = None, None, self._encoded
         for asked in window:
+            _, _, content, options, wrong = asked
             try:
-                if asked.error is not None:
-                    raise asked.error
-                if group is None or asked.options is not last:
-                    sort, last = self.sort(asked.options), asked.options
+                if wrong is not None:
+                    raise wrong
+                if group is None or options is not last:
+                    sort, last = self.sort(options), options
                     group = groups.get(id(sort)) or groups.setdefault(id(sort), _Group(sort))
-                data = self._encoded(asked.content)
+                data = encoded(content)
             except LLMCacheError as error:
                 failed.append(Failed(asked, error))
                 continue
-            if not group.sort.shares:
+            if not group.shares:
                 left.append(Left(asked, _NO_KEY, False, group.sort))
                 continue
             if not isinstance(data, bytes):
-                asked, data = asked._replace(content=Again(asked.content, data)), data.key_bytes
-            state = group.state.copy()
+                asked, data = asked._replace(content=Again(content, data)), data.key_bytes
+            state = group.begin()
             state.update(data)
             key = state.digest()
             first = group.firsts.setdefault(key, asked)
@@ -196,7 +202,8 @@ class BulkHits:
             self._sort_out(group, hits, left)
         at, seconds = self._now.clock.wall(), self._now.monotonic() - began
         for group in groups.values():
-            group.moment.at, group.moment.seconds = at, seconds
+            for answering in group.answering.values():
+                answering.at, answering.seconds = at, seconds
         return hits, left, failed
 
     def _is_current(self) -> bool:
@@ -229,20 +236,25 @@ class BulkHits:
         """Give each of the keys' items what was found, or leave it to be asked."""
         sort, keys, found, looked = group.sort, group.firsts, group.found, group.looked
         counted: dict[str | None, list[CountedHit]] = {}
-        validate, moment, alike = sort.prepared.validate, group.moment, group.alike
+        validate, alike = sort.prepared.validate, group.alike
         add_item, add_value, add_source = hits.items.append, hits.values.append, hits.sources.append
+        answering, told = None, list[CountedHit]()
         for key, there, asked in zip(keys, found, group.firsts.values(), strict=True):
-            others = alike.get(key) if alike else None
+            others = alike.get(key, ()) if alike else ()
             if there is None or there is _UNUSUAL:
                 left.append(Left(asked, key, looked and there is None, sort))
-                left.extend(Left(other, key, looked and there is None, sort) for other in others or ())
+                left.extend(Left(other, key, looked and there is None, sort) for other in others)
                 continue
-            opened, tier, kept = there
-            source = _source((sort, key, kept, tier, moment, "hit", None, None))
+            answer, cost, milliseconds, tier, kept = there
+            if answering is None or tier is not answering.tier:
+                answering = group.answering.setdefault(tier, Answering(sort, tier))
+                told = counted.setdefault(tier, [])
+            source = _source((answering, key, kept))
             count = 0
-            for each in (asked,) if others is None else (asked, *others):
+            for each in (asked, *others):
+                # A value of its own for each: what somebody does to one of them is not seen by another.
                 try:
-                    value = validate(opened[0])
+                    value = validate(answer)
                 except ValidationError:
                     left.append(Left(each, key, False, sort))
                     continue
@@ -251,10 +263,11 @@ class BulkHits:
                 add_value(value)
                 add_source(source)
             if count:
-                (counted.get(tier) or counted.setdefault(tier, [])).append((key, count, opened[4], opened[5]))
+                told.append((key, count, cost, milliseconds))
         plan = sort.prepared.plan
         for tier, told in counted.items():
-            self._now.counts.count_hits(Tally(plan.kind, plan.model, sort.prepared.tenant, tier, "hit"), told)
+            if told:
+                self._now.counts.count_hits(Tally(plan.kind, plan.model, sort.prepared.tenant, tier, "hit"), told)
 
     def _in_memory(self, key: bytes, prepared: Prepared, found: list[Any], place: int) -> bool:
         """Note what memory has; return whether nothing below it is to be looked at."""
@@ -270,7 +283,8 @@ class BulkHits:
         clock = now.monotonic()
         is_fresh = clock < held.expires and clock - held.written < prepared.max_age
         # What is past its time here may be a stale answer, or there may be a fresh one below: a call finds out.
-        found[place] = (held.entry.opened(), now.memory_name, held.entry) if is_fresh else _UNUSUAL
+        entry = held.entry
+        found[place] = (entry.answer, entry.cost, entry.latency_ms, now.memory_name, entry) if is_fresh else _UNUSUAL
         return True
 
     def _read_below(self, groups: Iterable[_Group]) -> None:

@@ -201,7 +201,7 @@ class _Sorting:
 
     @sensitive_variables()
     def _shared(self, left: Left, entry: Entry, outcome: Outcome, tier: str | None) -> Ended:
-        from llmcache.batches.hits import Moment, Source
+        from llmcache.batches.hits import Answering, Source
 
         try:
             value = left.sort.prepared.validate(entry.answer)
@@ -209,23 +209,19 @@ class _Sorting:
             # It was valid a moment ago: a validator of the type's own does not say the same each time.
             return Ended(left.asked, None, None, self._bulk.invalid(left, error))
         self._bulk.count_shared(left, entry, outcome, tier)
-        moment = Moment()
-        moment.at = entry.written_at if self._order.now is None else self._order.now.clock.wall()
-        return Ended(left.asked, value, Source(left.sort, left.key, entry, tier, moment, outcome))
+        at = entry.written_at if self._order.now is None else self._order.now.clock.wall()
+        return Ended(left.asked, value, Source(Answering(left.sort, tier, at, outcome=outcome), left.key, entry))
 
     @sensitive_variables()
     def answered(self, left: Left, done: Done) -> list[Ended]:
         """Return what has ended with the answer to an item."""
-        from llmcache.batches.hits import Moment, Source
+        from llmcache.batches.hits import Answering, Source
 
-        answered, moment = done.answered, Moment()
-        moment.at, moment.seconds = done.at, done.seconds
+        answered = done.answered
         entry = answered.entry
-        source = Source(
-            *(left.sort, entry.key, entry, answered.tier, moment),
-            *(answered.outcome, answered.reason, answered.spent),
-        )
-        ended = [Ended(left.asked, answered.value, source)]
+        how = answered.outcome, answered.reason, answered.spent
+        answering = Answering(left.sort, answered.tier, done.at, done.seconds, *how)
+        ended = [Ended(left.asked, answered.value, Source(answering, entry.key, entry))]
         if left.key:
             self._made[left.key] = entry
         # An entry answers all of them alike; a provider call is that of the first.

@@ -14,6 +14,7 @@ import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from llmcache.engine.tabs import open_tab
@@ -106,6 +107,9 @@ class Avoided(NamedTuple):
     """10**-12 US dollars, of the hits whose entry's cost is known."""
 
 
+_avoided: Final[Callable[[tuple[int, int]], Avoided]] = partial(tuple.__new__, Avoided)  # pyright: ignore[reportUnknownMemberType]  # in half the time
+
+
 @dataclass(slots=True)
 class Collected:
     """Counts that are not in the database yet."""
@@ -131,7 +135,7 @@ class Collected:
 
     def add_hits(self, like: Tally, hits: Iterable[CountedHit], hour: int) -> int:
         """Add hits that were counted in an hour, all ``like`` one tally but for their entries; return how many."""
-        tab = open_tab()
+        tab, entries = open_tab(), self.entries
         calls = unknown = avoided = took = 0
         for key, count, cost, milliseconds in hits:
             calls += count
@@ -139,8 +143,14 @@ class Collected:
             if cost < 0:
                 unknown += count
                 cost = 0
-            avoided += count * cost
-            self._avoid(key, Avoided(count, count * cost))
+            own = count * cost
+            avoided += own
+            # As `_avoid` does.
+            found = entries.get(key)
+            if found is not None:
+                entries[key] = _avoided((found[0] + count, found[1] + own))
+            elif len(entries) < MAX_ENTRIES:
+                entries[key] = _avoided((count, own))
         if tab is not None:
             tab.add(None if unknown else avoided)
         made = Sum(calls, avoided, unknown, took)

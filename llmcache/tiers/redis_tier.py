@@ -139,9 +139,11 @@ class RedisTier(DjangoTier):
                 self._fault(self._reads, server, error)
                 continue
             self._reads.worked()
-            for place, value in zip(places, values, strict=True):
-                if type(value) is bytes:
-                    found[place] = value
+            read = [value if type(value) is bytes else None for value in values]
+            if self._only is not None:
+                return read
+            for place, value in zip(places, read, strict=True):
+                found[place] = value
         return found
 
     def _by_server(self, keys: Sequence[str]) -> Iterable[tuple[_Server, Sequence[int], list[str]]]:
@@ -149,7 +151,7 @@ class RedisTier(DjangoTier):
         if not keys:
             return ()
         if self._only is not None:
-            return ((self._only, range(len(keys)), [self._name_of(key) for key in keys]),)
+            return ((self._only, range(len(keys)), list(map(self._name_of, keys))),)
         apart: dict[int, tuple[_Server, list[int], list[str]]] = {}
         for place, key in enumerate(keys):
             server, name = self._place(key)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from llmcache import envelope, keys, workers
 from llmcache.clock import Clock
@@ -57,6 +57,10 @@ class Held:
     def size(self) -> int:
         """Bytes that this takes."""
         return len(self.answer) + len(self.entry.meta) + len(self.supplement or b"") + _HELD_BYTES
+
+
+OneOfMany: TypeAlias = tuple[bytes, int, int, str, bytes]
+"""Answer, ``cost`` and ``latency_ms`` of an entry, the tier it was found in, and its bytes as they lay there."""
 
 
 class Closing(Protocol):
@@ -214,15 +218,15 @@ class TierStack:
 
     def open_many(
         self, keys: Sequence[bytes], max_age: float, judges: Sequence[Judge | None]
-    ) -> list[tuple[Opened, str, bytes] | None]:
-        """Do as ``open_below`` for many keys, each with its judge; beside that, the bytes as they lay there.
+    ) -> list[OneOfMany | None]:
+        """Return of many keys, each with its judge, what ``read_below`` finds fresh.
 
         Each tier is read once, for all the keys of which no faster one has anything usable.
         """
         prefix, mac = self._prefix, self._seal.mac
         # As `_name` does.
         names = [f"{prefix}{key.hex()}}}" for key in keys]
-        found: list[tuple[Opened, str, bytes] | None] = [None] * len(keys)
+        found: list[OneOfMany | None] = [None] * len(keys)
         left: Sequence[int] = range(len(keys))
         is_alone = self.memory is None and len(self.below) == 1
         for depth, tier in enumerate(self.below):
@@ -236,12 +240,12 @@ class TierStack:
                     # Nothing is to be written above, and the rest of the entry is not needed.
                     opened = envelope.opened(data, key, mac)
                     if opened is not None and now < opened[2] and -_CLOCK_SKEW <= now - opened[1] < max_age:
-                        found[place] = (opened, tier.name, data)
+                        found[place] = opened[0], opened[4], opened[5], tier.name, data
                     continue
                 entry = self._fresh(tier.name, data, key, max_age, judge)
                 if entry is not None:
                     self._promote(entry, names[place], data, depth)
-                    found[place] = (entry.opened(), tier.name, data)
+                    found[place] = entry.answer, entry.cost, entry.latency_ms, tier.name, data
             left = [place for place in left if found[place] is None]
             if not left:
                 break
