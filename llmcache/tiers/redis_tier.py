@@ -19,7 +19,7 @@ from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as TooLateError
 
 from llmcache import workers
-from llmcache.tiers import spending
+from llmcache.tiers import spending, starvation
 from llmcache.tiers.base import Health, LeftAloneError, TierState, state_of
 from llmcache.tiers.breaker import Breaker
 from llmcache.tiers.django_tier import DjangoTier, require_bytes
@@ -34,6 +34,8 @@ PROBE_SECONDS: Final = 0.1
 """How soon a server that was left alone has to answer: one that is slower takes too much of the next call too."""
 
 _LEAST_SECONDS: Final = 0.05
+# What is quicker needs no excuse.
+_NOTICED_SECONDS: Final = 0.01
 
 # Redis counts milliseconds from 1970 in 64 bits, and refuses a sum that does not fit.
 _LONGEST_SECONDS: Final = 100 * 365 * 86_400.0
@@ -280,9 +282,9 @@ def _ask(server: _Server, *command: Any) -> Any:
     account = spending.of_this_call()
     if account is None:
         return server.ask(*command)
-    began = time.monotonic()
+    began, waited = time.monotonic(), starvation.waited()
     reply = server.ask(*command, seconds=_left(account))
-    _spend(account, server, time.monotonic() - began)
+    _spend(account, server, time.monotonic() - began, waited)
     return reply
 
 
@@ -295,10 +297,10 @@ async def _aask(server: _Server, connections: Connections, *command: Any) -> Any
 
     if account is None:
         return await connections.ask(*command, is_given_up=is_given_up)
-    began = time.monotonic()
+    began, waited = time.monotonic(), starvation.waited()
     seconds = min(_left(account), SOCKET_SECONDS)
     reply = await connections.ask(*command, seconds=seconds, is_given_up=is_given_up)
-    _spend(account, server, time.monotonic() - began)
+    _spend(account, server, time.monotonic() - began, waited)
     return reply
 
 
@@ -307,7 +309,10 @@ def _left(account: Spending) -> float:
     return max(CALL_SECONDS - account.seconds, _LEAST_SECONDS)
 
 
-def _spend(account: Spending, server: _Server, seconds: float) -> None:
+def _spend(account: Spending, server: _Server, seconds: float, waited: float) -> None:
+    """Note what an operation took, less the time in which this thread waited for a processor."""
+    if seconds >= _NOTICED_SECONDS:
+        seconds -= min(max(starvation.waited() - waited, 0.0), seconds)
     account.seconds += seconds
     if account.seconds >= CALL_SECONDS:
         server.breaker.trip(TooSlowError(f"the operations of one call took {account.seconds:.2f} s"))

@@ -1,12 +1,14 @@
 """A Redis with every fault there is, under calls that all succeed; a plain client beside them meets the fault."""
 
 import contextlib
+import json
 import os
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -21,8 +23,9 @@ from llmcache.testing.sandbox import Sandbox
 from llmcache.tiers.base import TierState
 from llmcache.tiers.configured import tier_of
 from llmcache.tiers.redis_tier import RedisTier
+from tests import forks
 from tests.cache_servers import RedisServer, SentinelServer
-from tests.conftest import llmcache_settings
+from tests.conftest import child_environment, llmcache_settings
 from tests.contract.aliases import ALIAS, in_caches
 from tests.waiting import until
 
@@ -306,6 +309,49 @@ def test_a_slow_server_gets_half_a_second_of_a_call(provider: Sandbox, redis_ser
             assert outcome() == "hit"
     finally:
         way.close()
+
+
+STARVED = """
+import json, os, signal, time
+import django
+django.setup()
+from llmcache.engine import process
+from llmcache.tiers import starvation
+from llmcache.tiers.redis_tier import CALL_SECONDS
+from llmcache.tiers.spending import Spending
+
+(tier,) = process.current().tiers.below
+assert tier.get("a key") is None
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+hogs = []
+for _ in range(8):
+    if not (hog := os.fork()):
+        signal.alarm(60)
+        while True:
+            pass
+    hogs.append(hog)
+try:
+    os.nice(19)
+    with Spending() as account:
+        began, waited = time.monotonic(), starvation.waited()
+        while starvation.waited() - waited < 3 * CALL_SECONDS:
+            tier.get("a key")
+        took = time.monotonic() - began
+finally:
+    for hog in hogs:
+        os.kill(hog, signal.SIGKILL)
+        os.waitpid(hog, 0)
+print(json.dumps([took > 3 * CALL_SECONDS, account.seconds < CALL_SECONDS, tier.state().breaker]))
+"""
+
+
+def test_a_process_that_gets_no_processor_does_not_blame_the_server(redis_server: RedisServer) -> None:
+    """The least of nine that want one core: what its call takes is many times what a call may spend on a server."""
+    tiers = json.dumps({ALIAS: {"BACKEND": DJANGO_REDIS, "LOCATION": redis_server.url}})
+    with calls_over(DJANGO_REDIS, redis_server.url):
+        environment = child_environment(LLMCACHE_TEST_CACHES=tiers)
+        done = forks.run(["-c", STARVED], env=environment, cwd=Path.cwd(), timeout=60)
+    assert json.loads(done.stdout or "null") == [True, True, "closed"], done.stderr
 
 
 # -- a server that answers with an error
