@@ -70,7 +70,7 @@ def main() -> None:
             for line in reports[part]():
                 print(line, flush=True)
         # Its threads write into the folder that goes now.
-        process.finish(10)
+        process.finish(120)
 
 
 if __name__ == "__main__":
