@@ -65,7 +65,7 @@ class Batch(Sequence[T_co]):
         self.errors: dict[int, Exception] = {}
         """What became of the items that failed, by their index; empty unless they are collected."""
         self._values: list[Any] = []
-        self._sources: list[Source | None] = []
+        self._sources: list[Source | Extraction[Any] | None] = []
         self._pico_usd: int | None = 0
 
     @overload
@@ -80,6 +80,10 @@ class Batch(Sequence[T_co]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What infos are made of belongs to this process.
+        return _copied, (self._values, self.errors, list(self.infos), self._pico_usd)
 
     def __repr__(self) -> str:
         counted = {word: self.outcomes.count(word) for word in dict.fromkeys(self.outcomes)}
@@ -97,7 +101,7 @@ class Batch(Sequence[T_co]):
     @property
     def outcomes(self) -> list[str]:
         """The outcome of each item, as ``Extraction.outcome`` says it; ``"error"`` for one that failed."""
-        return ["error" if source is None else source.answering.outcome for source in self._sources]
+        return ["error" if source is None else _outcome(source) for source in self._sources]
 
     @property
     def cost(self) -> Decimal | None:
@@ -133,7 +137,7 @@ class Batch(Sequence[T_co]):
 
 
 class _Infos(Sequence["Extraction[T_co] | None"]):
-    def __init__(self, values: list[Any], sources: list[Source | None]) -> None:
+    def __init__(self, values: list[Any], sources: list[Source | Extraction[Any] | None]) -> None:
         self._values = values
         self._sources = sources
 
@@ -151,9 +155,24 @@ class _Infos(Sequence["Extraction[T_co] | None"]):
         return None if source is None else _info(self._values[index], source)
 
 
-def _info(value: Any, source: Source) -> Extraction[Any]:
+def _copied(
+    values: list[Any], errors: dict[int, Exception], infos: list[Extraction[Any] | None], pico_usd: int | None
+) -> Batch[Any]:
+    batch: Batch[Any] = Batch()
+    batch.errors = errors
+    batch._values, batch._sources, batch._pico_usd = values, [*infos], pico_usd  # pyright: ignore[reportPrivateUsage]
+    return batch
+
+
+def _outcome(source: Source | Extraction[Any]) -> str:
+    return source.answering.outcome if isinstance(source, tuple) else source.outcome
+
+
+def _info(value: Any, source: Source | Extraction[Any]) -> Extraction[Any]:
     from llmcache.extraction import info_of
 
+    if not isinstance(source, tuple):
+        return source
     how = source.answering
     spent = Spent() if how.spent is None else how.spent
     answered = Answered(value, how.outcome, how.reason, how.tier, source.entry(), None, spent)

@@ -1,7 +1,9 @@
 """Many items in one call: what comes back, what is asked and read for it, and what becomes of it when it is stopped."""
 
 import asyncio
+import copy
 import os
+import pickle
 import signal
 import threading
 from collections import Counter
@@ -67,6 +69,19 @@ def counted(kind: str = "Person") -> Counter[str]:
 
 
 # -- what comes back
+
+
+def test_a_batch_goes_to_another_process_and_is_copied(provider: Sandbox) -> None:
+    llmcache.extract("Ada", Person)
+    batch = llmcache.extract_many(["Ada", None, "Bob", "Bob"], Person, on_error="collect")
+    for other in (pickle.loads(pickle.dumps(batch)), copy.deepcopy(batch)):
+        assert list(other) == list(batch) == [Person(name="Ada"), None, Person(name="Bob"), Person(name="Bob")]
+        assert other.outcomes == batch.outcomes == ["hit", "error", "miss", "collapsed"]
+        assert [info and (info.value, info.key, info.cost_incurred_usd) for info in other.infos] == [
+            info and (info.value, info.key, info.cost_incurred_usd) for info in batch.infos
+        ]
+        assert (other.cost, repr(other)) == (batch.cost, repr(batch))
+        assert {index: str(error) for index, error in other.errors.items()} == {1: str(batch.errors[1])}
 
 
 @BOTH
