@@ -87,6 +87,11 @@ def two_lines(first: str | SafeString, second: str | SafeString) -> SafeString:
     return format_html('{}<div class="llmcache-note">{}</div>', first, second)
 
 
+def whole(text: str) -> SafeString:
+    """Return text that stays on one line, where a minus sign could be left alone at a line's end."""
+    return format_html('<span class="llmcache-whole">{}</span>', text)
+
+
 def code(text: str) -> SafeString:
     """Return text in letters of one width."""
     return format_html('<code class="llmcache-code">{}</code>', text)

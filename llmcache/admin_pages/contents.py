@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from django.views.decorators.debug import sensitive_variables
 
 from llmcache.admin_pages import whereabouts
 from llmcache.admin_pages.whereabouts import Look, Whereabouts
+from llmcache.content.reading import of_kept
 from llmcache.engine.runtime import Runtime
 from llmcache.envelope import Entry
+from llmcache.exceptions import LLMCacheError
 from llmcache.models import CacheEntry
 
 KEY_BYTES: Final = 32
@@ -60,6 +63,19 @@ def read(runtime: Runtime, key: bytes) -> Contents:
         return Contents(places, None, None)
     ask: Callable[[], dict[str, Any] | None] = partial(runtime.tiers.read_request, entry)
     return Contents(places, entry, Look(ask).answer(time.monotonic() + whereabouts.LOOK_SECONDS))
+
+
+@sensitive_variables()
+def has_files(request: dict[str, Any]) -> bool:
+    """Return whether digests stand in a request that was kept for the bytes of images or files."""
+    messages = request.get("messages")
+    if not isinstance(messages, list):
+        return False
+    try:
+        content = of_kept(cast("list[Any]", messages), sys.maxsize)
+    except LLMCacheError:
+        return False
+    return not isinstance(content, str) and content.has_bytes
 
 
 @dataclass(frozen=True, slots=True)

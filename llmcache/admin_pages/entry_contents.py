@@ -52,6 +52,8 @@ class EntryContents(LedgerAdmin):
             # As Django does for the page of a row that is gone.
             django: Any = super()
             return django._get_obj_does_not_exist_redirect(request, self.opts, object_id)
+        if not self.has_reveal_permission(request, entry):
+            raise PermissionDenied
         shown = self._contents(entry)
         self.log_change(
             request,
@@ -88,4 +90,5 @@ class EntryContents(LedgerAdmin):
             "places": [entry_places.told(each, entry, view) for each in found.places],
             "answer": None if found.answer is None else contents.readable(found.answer),
             "request_sent": None if found.request is None else contents.readable(found.request),
+            "has_files": found.request is not None and contents.has_files(found.request),
         }

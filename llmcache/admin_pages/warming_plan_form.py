@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any, ClassVar
 
 from django import forms
@@ -62,6 +63,8 @@ class WarmingPlanForm(forms.ModelForm):
         kinds = [(name, name) for name, told in settings.kinds.items() if told.type is not None]
         self.fields["source"].choices = _with(own, row.source)  # type: ignore[attr-defined]
         self.fields["kind"].choices = _with(kinds, row.kind)  # type: ignore[attr-defined]
+        if row.max_usd is not None:
+            self.initial["max_usd"] = _plain(row.max_usd)
         if isinstance(row.tags, list):
             self.initial["tags"] = ", ".join(map(str, row.tags))
 
@@ -103,6 +106,12 @@ class WarmingPlanForm(forms.ModelForm):
         if cleaned.get("source") == Source.TEXTS and not (cleaned.get("texts") or "").strip():
             self.add_error("texts", _("Give at least one text, or another source."))
         return cleaned
+
+
+def _plain(dollars: Decimal) -> Decimal:
+    """Return an amount without the zeros that a column of six places adds, to the cent at least."""
+    cents = dollars.quantize(Decimal("0.01"))
+    return cents if cents == dollars else dollars.normalize()
 
 
 def _with(choices: list[tuple[str, Any]], value: str) -> list[tuple[str, Any]]:

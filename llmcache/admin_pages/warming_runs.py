@@ -13,6 +13,7 @@ from django.core.exceptions import PermissionDenied
 from django.db import models, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -72,16 +73,16 @@ def run_badge(run: WarmingRun) -> SafeString:
     return columns.badge(str(labels.get(run.state, run.state)), _TONES.get(run.state, "quiet"))  # pyright: ignore[reportArgumentType]
 
 
-def worth(value: WarmingValue) -> str:
+def worth(value: WarmingValue) -> str | SafeString:
     """Return what a run was worth, in a line."""
     told = {
         "warmed": figures.count(value.warmed),
         "hit": figures.count(value.hit),
-        "net": columns.figures.money(value.net_usd),
+        "net": columns.whole(figures.money(value.net_usd)),
     }
     if value.net_usd is None:
         return _("%(warmed)s warmed, %(hit)s hit since; what the run has cost is not known of each call") % told
-    return _("%(warmed)s warmed, %(hit)s hit since, saved %(net)s net") % told
+    return format_html(_("{warmed} warmed, {hit} hit since, saved {net} net"), **told)
 
 
 class RunState(filters.Choice):

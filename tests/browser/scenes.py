@@ -1,6 +1,8 @@
 """What lies in the database when a server starts, by name; every one has the same users."""
 
 import json
+import struct
+import zlib
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
@@ -30,6 +32,8 @@ from tests.web.test_home import keep_run
 PASSWORD = "a password"
 KNOWN = "2 cups finely chopped onions"
 """A line that the sandbox has read."""
+PARTS = "invoice-photo"
+"""The kind of an entry whose request has several parts."""
 GOLD = {
     "name": "onions",
     "quantity": 2.0,
@@ -116,12 +120,35 @@ def _reword(sandbox: Sandbox) -> None:
     llmcache.flush()
 
 
+def _image() -> bytes:
+    """Return a PNG of one grey point."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
+    chunks = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"\0\x80")), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def _ask_with_parts(sandbox: Sandbox) -> None:
+    """Ask about a photo and the order that belongs to it, twice."""
+    text = "Does the invoice in the photo fit the order?"
+    sandbox.answers[text] = {"number": "R-4000", "customer": "Müller GmbH", "total": 1_180.0, "currency": "EUR"}
+    order = llmcache.File(b"%PDF-1.7\n1 0 obj << /Type /Catalog >> endobj\n%%EOF\n", name="order-4000.pdf")
+    for _ in range(2):
+        content = [text, llmcache.Image(_image(), detail="high"), order]
+        llmcache.extract(content, rows.Invoice, kind=PARTS, tenant="acme", tags=["accounting", "photo"])
+    llmcache.flush()
+
+
 def _month(sandbox: Sandbox) -> None:
     rows.month(sandbox)
     _invalidate()
     _correct()
     _warm(sandbox)
     _reword(sandbox)
+    _ask_with_parts(sandbox)
     keep_run()
 
 
@@ -146,6 +173,7 @@ def pages() -> dict[str, str]:
     """Return the paths of pages that show one row, by name."""
     rows = {
         "entry": CacheEntry.objects.order_by("-hits", "-pk").first(),
+        "entry-parts": CacheEntry.objects.filter(kind=PARTS).first(),
         "call": ProviderCall.objects.order_by("-pk").first(),
         "schema": SchemaVersion.objects.order_by("-last_seen_at").first(),
         "invalidation": Invalidation.objects.filter(corrects=False).order_by("-pk").first(),

@@ -25,6 +25,7 @@ PAGES: dict[str, tuple[str, str | None, str]] = {
     "admin-dashboard": ("month", "admin", "/admin/llmcache/dashboard/"),
     "entries": ("month", "admin", "/admin/llmcache/cacheentry/"),
     "entry": ("month", "admin", "entry"),
+    "entry-parts": ("month", "admin", "entry-parts"),
     "why": ("month", "admin", "why"),
     "calls": ("month", "admin", "/admin/llmcache/providercall/"),
     "call": ("month", "admin", "call"),
@@ -135,6 +136,7 @@ STEPS: dict[str, tuple[str, str | None, str, Callable[[Tab], None], str]] = {
     "stream-read": ("month", None, "/stream/", stream_the_recipe, "What has come"),
     "freshness-invalidated": ("board", None, "/freshness/", invalidate_on_the_board, "At this moment"),
     "entry-revealed": ("month", "admin", "entry", reveal, "Answer and request"),
+    "entry-parts-revealed": ("month", "admin", "entry-parts", reveal, "Answer and request"),
     "invalidation-preview": (
         "month",
         "admin",

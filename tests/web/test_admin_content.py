@@ -42,3 +42,13 @@ def test_it_is_shown_by_its_digest_and_not_asked_for(entry: CacheEntry, admin_cl
     for told in ("Read this:", hashlib.sha256(PNG).hexdigest(), f"size={len(PNG)}", '"detail": "low"'):
         assert told in shown.text
     assert "base64" not in shown.text
+    assert "Images and files are not kept" in shown.text
+
+
+def test_of_a_text_nothing_is_said_of_files(sandbox: Sandbox, admin_client: Client) -> None:
+    made = llmcache.extract_with_info("data:image/png;sha256=0;size=1,", Receipt)
+    assert llmcache.flush()
+    entry = CacheEntry.objects.get(key=made.key)
+    shown = Page(admin_client.post(f"/admin/llmcache/cacheentry/{entry.pk}/reveal/").content.decode())
+    assert "Without the schema" in shown.text
+    assert "not kept" not in shown.text
