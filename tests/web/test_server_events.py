@@ -10,6 +10,7 @@ from django.http import HttpRequest, StreamingHttpResponse
 from django.test import AsyncClient, Client
 from django.urls import path
 from pydantic import BaseModel, Field, field_serializer
+from pydantic_core import PydanticSerializationError
 
 import llmcache
 from llmcache.server_events import event_stream
@@ -103,6 +104,12 @@ async def agot(client: AsyncClient, address: str) -> list[tuple[str, Any]]:
     return events(b"".join([part async for part in response.streaming_content]))
 
 
+async def collect(response: Any, sent: list[bytes]) -> None:
+    """Note what comes up to an error too."""
+    async for part in response.streaming_content:
+        sent += [part]
+
+
 def test_each_value_is_an_event_and_the_last_one_says_that_it_is_over(client: Client, sandbox: Sandbox) -> None:
     expected = [*(("value", line) for line in LINES), ("end", {})]
     assert got(client.get("/lines/")) == expected
@@ -137,15 +144,44 @@ def test_another_error_is_told_without_its_text_and_raised_again() -> None:
     sent: list[bytes] = []
     with pytest.raises(ZeroDivisionError):
         sent.extend(response.streaming_content)
-    assert [name for name, _ in events(b"".join(sent))] == ["value", "error"]
+    # The end too: a browser that hears of none asks again, and each time somebody pays.
+    assert [name for name, _ in events(b"".join(sent))] == ["value", "error", "end"]
     assert b"user" not in b"".join(sent)
+    sent.clear()
 
     async def main() -> None:
         awaited: Any = await AsyncClient().get("/awaited-broken/")
         with pytest.raises(ZeroDivisionError):
-            sent.extend([part async for part in awaited.streaming_content])
+            await collect(awaited, sent)
 
     asyncio.run(main())
+    assert [name for name, _ in events(b"".join(sent))] == ["value", "error", "end"]
+
+
+def test_a_last_value_that_cannot_be_written_is_no_end_without_it() -> None:
+    sent: list[bytes] = []
+    with pytest.raises(PydanticSerializationError):
+        sent.extend(event_stream([object(), 1, object()]).streaming_content)  # type: ignore[arg-type]
+    assert [name for name, _ in events(b"".join(sent))] == ["value", "error", "end"]
+
+    async def values() -> AsyncIterator[Any]:
+        yield object()
+
+    async def main() -> None:
+        with pytest.raises(PydanticSerializationError):
+            await collect(event_stream(values()), sent)
+
+    sent.clear()
+    asyncio.run(main())
+    assert [name for name, _ in events(b"".join(sent))] == ["error", "end"]
+
+
+def test_one_value_is_no_stream() -> None:
+    line = Line(name="salt", howMuch=1)
+    for value in (line, "salt", b"salt", {"name": "salt"}, None, 7):
+        with pytest.raises(llmcache.InvalidRequest, match=r"takes what .*; not \w+\.$"):
+            event_stream(value)  # type: ignore[arg-type]
+    assert got(event_stream([line])) == [("value", {"name": "salt", "howMuch": 1}), ("end", {})]
 
 
 def closing(request: HttpRequest) -> StreamingHttpResponse:
