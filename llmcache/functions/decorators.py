@@ -131,6 +131,9 @@ class Cached(Generic[P, R]):
         """Return what the function does, from the cache where its value lies there."""
         return self._way(args, kwargs)
 
+    # Below ``@classmethod`` both ways lead to the class.
+    @overload
+    def __get__(self: Cached[Concatenate[type[S], Q], R], instance: S | None, owner: type[S]) -> Bound[Q, R]: ...
     @overload
     def __get__(self, instance: None, owner: type | None = None) -> Cached[P, R]: ...
     @overload
@@ -158,6 +161,7 @@ class Cached(Generic[P, R]):
         """Make the value for these arguments void, here and in other processes; as ``llmcache.invalidate`` does."""
         from llmcache.invalidation import invalidate
 
+        self._require_no_loop("invalidate")
         invalidate(key=self.key(*args, **kwargs))
 
     async def ainvalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -175,6 +179,7 @@ class Cached(Generic[P, R]):
         """Make all values of the function void, here and in other processes, and begin to count anew."""
         from llmcache.invalidation import invalidate
 
+        self._require_no_loop("cache_clear")
         now = process.current()
         invalidate(model=self._model)
         self._forget(now)
@@ -183,6 +188,13 @@ class Cached(Generic[P, R]):
     async def acache_clear(self) -> None:
         """Do as ``cache_clear``, awaited."""
         await sync_to_async(self.cache_clear)()
+
+    def _require_no_loop(self, method: str) -> None:
+        if running_loop() is not None:
+            raise AsyncContext(
+                f"{self._name}.{method}() was called in a thread whose event loop is running, and would stop it. Await "
+                f".a{method}() instead."
+            )
 
     @property
     def _model(self) -> str:
@@ -327,8 +339,7 @@ class Cached(Generic[P, R]):
     def _content(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         from llmcache.functions.arguments import content_of, content_of_key
 
-        bound = self._signature.bind(*args, **kwargs)
-        bound.apply_defaults()
+        bound = self._bind(args, kwargs)
         owner = None
         if self._method:
             of = _class_of(bound.arguments.pop(next(iter(bound.arguments))))
@@ -337,11 +348,30 @@ class Cached(Generic[P, R]):
             return content_of(self._name, self._named(bound.arguments), owner)
         return content_of_key(self._name, self._given.key(*args, **kwargs), owner)
 
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:
+        if (
+            self._method
+            and next(iter(self._signature.parameters)) == "cls"
+            and not isinstance(next(iter(args), None), type)
+        ):
+            # From Python 3.13 on the methods of a class method are not told of which class it was looked up.
+            raise TypeError(
+                f"{self._function.__qualname__}() is a class method, and its class is in the key. Pass that first, as "
+                "in Reader.read.key(Reader, 7)."
+            )
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            # That names no function.
+            raise TypeError(f"{self._function.__qualname__}() takes other arguments: {error}.") from None
+        bound.apply_defaults()
+        return bound
+
     def _named(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         named = dict(arguments)
         for name, parameter in self._signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD and name in named:
-                # In the order of their names: a function is not told in which they were written.
+                # In the order of their names: that in which they were written means nothing.
                 named[name] = dict(sorted(named[name].items()))
         return named
 
@@ -399,8 +429,23 @@ class Bound(Generic[Q, R]):
         """Return what the method does, from the cache where its value lies there."""
         return self._cached(self.__self__, *args, **kwargs)
 
+    def __eq__(self, other: object) -> bool:
+        # One is made whenever the method is looked up, as methods are.
+        return isinstance(other, Bound) and self.__self__ is other.__self__ and self.__func__ is other.__func__
+
+    def __hash__(self) -> int:
+        return hash((id(self.__self__), self.__func__))
+
     def __repr__(self) -> str:
         return f"<bound {self._cached!r}>"
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            # Not made before it is looked for, as by what asks for the signature.
+            if name == "__wrapped__":
+                return self._cached.__wrapped__.__get__(self.__self__)
+            raise AttributeError(f"A cached method has no attribute {name!r}.")
 
     def key(self, *args: Q.args, **kwargs: Q.kwargs) -> str:
         """Return the key of the value for these arguments, in hex."""

@@ -105,6 +105,11 @@ def annotation_of(function: Any, shape: str, *, last: bool = False) -> Any:
                 f"{where} is a generator function. Annotate it with what its items are: -> Iterator[Ticket], or "
                 "-> AsyncIterator[Ticket] for an asynchronous one."
             )
+        if any(each not in (None, type(None), Any) for each in items[1:]):
+            raise UnsupportedType(
+                f"{where} says that it is sent values, or returns one at its end: neither is kept. Annotate it with "
+                "what its items are alone: -> Iterator[Ticket]."
+            )
         found = items[0]
     elif is_iterated:
         raise UnsupportedType(

@@ -42,8 +42,10 @@ class RoundTrip:
             loaded = self._response.validate(data)
         except ValidationError as error:
             first = error_facts(error, self._response.schema.schema)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise LostError(f"{where or 'the value'} does not load again ({first['type']})") from None
+            place = first["loc"][1:] if self._response.schema.wrapped else first["loc"]
+            where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
+            named = where[1:] if where.startswith(".") else f"the value{where}"
+            raise LostError(f"{named} does not load again ({first['type']})") from None
         except Exception as error:
             raise LostError(f"loading it raised {type(error).__name__}") from error
         lost = difference(value, loaded)

@@ -4,19 +4,20 @@ import asyncio
 import copy
 import dataclasses
 import enum
+import inspect
 import logging
 import pickle
 import re
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from contextvars import ContextVar, copy_context
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import PurePosixPath
-from types import SimpleNamespace
-from typing import Any, Literal, NamedTuple
+from types import MethodType, SimpleNamespace
+from typing import Annotated, Any, Literal, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -235,6 +236,28 @@ def test_methods_leave_the_instance_out_and_the_class_in() -> None:
     assert one.whole.cache_info() == CacheInfo(0, 0, None, 0)
 
 
+def test_a_class_method_whose_class_nobody_tells_has_no_key() -> None:
+    # As Python does from 3.13 on.
+    found = MethodType(Service.__dict__["of_class"].__func__, OtherService)
+    assert (found(1), ran) == ("OtherService", [("OtherService", 1)])
+    assert found.key(OtherService, 1) != found.key(Service, 1)
+    for call in (found.key, found.invalidate):
+        with pytest.raises(TypeError, match=r"Service\.of_class\(\) is a class method.* Pass that first"):
+            call(1)
+
+
+def test_a_method_looks_like_one() -> None:
+    one, other = Service("one"), Service("other")
+    assert one.whole == one.whole
+    assert hash(one.whole) == hash(one.whole)
+    assert one.whole not in (other.whole, one.own)
+    assert list(inspect.signature(one.whole).parameters) == ["number"]
+    assert one.whole.__wrapped__(1) == 1  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match="has no attribute 'holw'"):
+        one.whole.holw  # type: ignore[attr-defined]  # noqa: B018
+    assert copy.copy(one.whole) == one.whole
+
+
 def test_recursion_is_a_call_as_any_other_unless_it_is_the_same() -> None:
     assert fibonacci(25) == 75_025
     assert fibonacci.cache_info().misses == 26
@@ -299,6 +322,25 @@ def test_who_is_cancelled_leaves_it_to_the_others() -> None:
     assert (one == other, ran) == (True, ["b", "b"])
 
 
+def test_a_loop_that_is_closed_while_it_runs_one_strands_nobody() -> None:
+    loop, flights = asyncio.new_event_loop(), process.current().flights
+
+    async def until_it_runs() -> None:
+        while "c" not in ran:
+            await asyncio.sleep(0)
+
+    stranded, context = slow("c"), copy_context()
+    task = loop.create_task(stranded, context=context)
+    loop.run_until_complete(until_it_runs())
+    loop.close()
+    assert len(flights) == 1
+    assert asyncio.run(asyncio.wait_for(slow("c"), 30))
+    assert (len(flights), ran) == (0, ["c", "c"])
+    # Nothing else ends it, and asyncio would complain.
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    context.run(stranded.close)
+
+
 def test_arguments_that_change_before_the_function_runs_keep_nothing() -> None:
     async def main() -> Any:
         given = [1]
@@ -338,6 +380,9 @@ def test_a_function_that_would_stop_a_loop_is_refused() -> None:
     async def main() -> int:
         for call in (lambda: locate("Rome"), lambda: list(places(1))):
             with pytest.raises(llmcache.AsyncContext, match="async def"):
+                call()
+        for call, instead in ((lambda: locate.invalidate("Rome"), "ainvalidate"), (locate.cache_clear, "acache_clear")):
+            with pytest.raises(llmcache.AsyncContext, match=rf"locate\..* Await \.{instead}\(\)"):
                 call()
         return (await asyncio.to_thread(locate, "Rome")).x
 
@@ -441,6 +486,13 @@ def test_what_cannot_be_cached_is_refused_where_it_is_decorated() -> None:
     def given() -> list[int]:
         yield 1  # type: ignore[misc]
 
+    def sent() -> Generator[int, str, None]:
+        yield 1
+
+    def returning() -> Generator[int, None, str]:
+        yield 1
+        return "a"
+
     for function, says in (
         (unsaid, "does not say in an annotation"),
         (nothing, "does not say in an annotation"),
@@ -448,6 +500,8 @@ def test_what_cannot_be_cached_is_refused_where_it_is_decorated() -> None:
         (handle, "cannot be used"),
         (iterator, "Make it a generator function"),
         (given, "Iterator"),
+        (sent, "sent values"),
+        (returning, "returns one at its end"),
     ):
         with pytest.raises(llmcache.UnsupportedType, match=says):
             cached(function)
@@ -585,6 +639,8 @@ LOST: dict[str, tuple[Any, Callable[[], Any], str]] = {
     "validator": (Counting, lambda: Counting(a=1), "a, a int, comes back as another"),
     "private": (Private, privately, "_kept"),
     "nan": (Point, lambda: Point(x=float("nan")), "x does not load again"),
+    "constraint": (Annotated[int, Field(gt=3)], lambda: 1, r": the value does not load again \(greater_than\)"),
+    "item's constraint": (list[Annotated[int, Field(gt=3)]], lambda: [4, 1], r": the value\[1\] does not load again"),
     "subclass": (Point, lambda: Wide(x=1, y=2), "Wide"),
     "subclass within": (Outer, lambda: Outer(points=[Point(x=1), Wide(x=1, y=2)]), "is not what|points"),
     "tuple in anything": (Loose, lambda: Loose(a=(1, 2)), "a is a tuple and comes back as a list"),
@@ -812,6 +868,9 @@ def test_what_functools_tells_and_more() -> None:
     assert (len(ran), locate.cache_info()) == (4, CacheInfo(0, 1, None, 1))
     assert (len(locate.key("a")), locate.key("a")) == (64, locate.key(city="a", precision=2))
     assert locate.key("a") != locate.key("b")
+    for call in (locate, locate.key, locate.invalidate):
+        with pytest.raises(TypeError, match=r"^locate\(\) takes other arguments: .*'city'"):
+            call(precision=1)  # type: ignore[call-arg]
 
 
 @pytest.mark.django_db(transaction=True)

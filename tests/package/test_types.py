@@ -81,6 +81,14 @@ class Reader:
     @cached
     def read(self, name: str) -> Ingredient: ...
 
+    @classmethod
+    @cached
+    def of(cls, name: str) -> Ingredient: ...
+
+    @staticmethod
+    @cached
+    def nobodys(name: str) -> Ingredient: ...
+
 reveal_type(plain("a", size=2))
 reveal_type(plain.bypass("a"))
 reveal_type(plain.key("a"))
@@ -89,10 +97,14 @@ reveal_type(given("a"))
 reveal_type(agiven("a"))
 reveal_type(Reader().read("a"))
 reveal_type(Reader().read.key("a"))
+reveal_type(Reader.of("a"))
+reveal_type(Reader().of("a"))
+reveal_type(Reader.nobodys("a"))
 plain(1)
 plain.key("a", sise=1)
 plain.invalidate()
 Reader().read(2)
+Reader.of(2)
 cached(ttl="1")
 
 async def calls() -> None:
@@ -230,6 +242,7 @@ def test_pyright_sees_the_types_of_batches_and_of_decorated_functions(checked: C
         "AsyncIterator[int]",
         "Ingredient",
         "str",
+        *("Ingredient", "Ingredient", "Ingredient"),
         "list[Ingredient]",
     ]
     lines = SHAPES.splitlines()
@@ -240,6 +253,7 @@ def test_pyright_sees_the_types_of_batches_and_of_decorated_functions(checked: C
         'plain.key("a", sise=1)',
         "plain.invalidate()",
         "Reader().read(2)",
+        "Reader.of(2)",
         'cached(ttl="1")',
     ]
 
