@@ -99,11 +99,15 @@ def of_kept(messages: list[Any], most_text: int) -> str | Content:
 
 @sensitive_variables()
 def _unsupported(content: object) -> UnsupportedType:
+    from django.db.models import Model
+
     hint = ""
     if isinstance(content, (bytes, bytearray, memoryview)):
         hint = " Decode what is a text: content.decode(). Wrap what is none: llmcache.Image(content)."
     elif isinstance(content, Mapping):
         hint = " Pass a message in a list."
+    elif isinstance(content, Model):
+        hint = " Pass its text; to a batch of rows say where that is: content='body'."
     elif is_file(content):
         hint = " Wrap it in llmcache.Image() or llmcache.File()."
     return UnsupportedType(

@@ -17,6 +17,11 @@ from llmcache.providers.base import Failure
 from llmcache.providers.failures import FREE, is_passing
 
 _OURS: Final = __name__.partition(".")[0]
+_UNSAID: Final = ". Its message is not shown here: it may hold the text."
+
+
+class UnfitAnswerError(TypeError, ValueError):
+    """A function has made an ``Answer`` of what it cannot be made of. The message names that, and shows none of it."""
 
 
 def failed(alias: str, error: BaseException, *, has_begun: bool) -> Failure:
@@ -39,7 +44,8 @@ def failed(alias: str, error: BaseException, *, has_begun: bool) -> Failure:
     elif isinstance(error, ProviderUnavailable):
         made = ProviderUnavailable(f"{said}.", **known)
     else:
-        made = ProviderError(f"{said}. Its message is not shown here: it may hold the text.", **known)
+        more = f": {error}." if type(error) is UnfitAnswerError else _UNSAID
+        made = ProviderError(said + more, **known)
     is_refused = status is not None and status >= 400
     is_free = not has_begun or is_refused or isinstance(made, RateLimited | AuthenticationFailed)
     retry = isinstance(made, RateLimited | ProviderUnavailable) or is_passing(status or 0)

@@ -37,7 +37,20 @@ def function_of(alias: str, option: str, told: Callable[..., Any] | str | None) 
     if is_async != (option == "acall"):
         what, other = ("async", "acall") if is_async else ("not async", "call")
         raise ConfigurationError(f"{place} names a function that is {what}. Name it by {other!r}.")
+    if not _takes_one(found):
+        raise ConfigurationError(f"{place} names a function that cannot be called with one argument, the request.")
     return found
+
+
+def _takes_one(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:
+        # What is written in C may tell nothing of its arguments.
+        return True
+    return True
 
 
 def name_of(alias: str, settings: ProviderSettings) -> str:

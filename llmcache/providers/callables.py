@@ -66,7 +66,7 @@ from llmcache.exceptions import (
 from llmcache.money.pricing import PICO
 from llmcache.money.usage import Usage, told_usage
 from llmcache.providers.base import Body, Failure, Reply, Told
-from llmcache.providers.callable_failures import failed
+from llmcache.providers.callable_failures import UnfitAnswerError, failed
 from llmcache.providers.callable_names import function_of, name_of
 from llmcache.providers.callable_waits import Work, is_cancelled, waited_for
 from llmcache.providers.chat import ChatFace
@@ -146,16 +146,19 @@ class Answer:
         _require_type("usage", self.usage, Usage)
         for count in () if self.usage is None else asdict(self.usage).values():
             if type(count) is not int or not 0 <= count < _MOST_TOKENS:
-                raise ValueError("Answer(usage=) must count tokens in whole numbers, zero or more")
+                raise UnfitAnswerError("Answer(usage=) must count tokens in whole numbers, zero or more")
         _require_type("cost_usd", self.cost_usd, Decimal)
         if self.cost_usd is not None and not (self.cost_usd.is_finite() and 0 <= self.cost_usd <= _MOST_USD):
-            raise ValueError(f"Answer(cost_usd=) must be a number of dollars, from zero to {_MOST_USD}")
-        json.dumps(self.raw, allow_nan=False)
+            raise UnfitAnswerError(f"Answer(cost_usd=) must be a number of dollars, from zero to {_MOST_USD}")
+        try:
+            json.dumps(self.raw, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            raise UnfitAnswerError("Answer(raw=) must be JSON data") from None
 
 
 def _require_type(name: str, value: Any, kind: type[object]) -> None:
     if value is not None and not isinstance(value, kind):
-        raise TypeError(f"Answer({name}=) must be a {kind.__name__} or None, not {type(value).__name__}")
+        raise UnfitAnswerError(f"Answer({name}=) must be a {kind.__name__} or None, not {type(value).__name__}")
 
 
 class CallableProvider:

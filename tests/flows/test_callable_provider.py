@@ -308,6 +308,17 @@ def test_answers_that_cannot_be() -> None:
             Answer(**{"text": ADA, **wrong})
 
 
+@pytest.mark.parametrize("wrong", [{"cost_usd": 0.5}, {"usage": {}}, {"raw": object()}], ids=lambda wrong: min(wrong))
+def test_an_answer_that_cannot_be_made_says_what_is_wrong_with_it(wrong: dict[str, Any]) -> None:
+    def careless(request: Request) -> Answer:
+        return Answer(SECRET, **wrong)
+
+    says = rf"raised UnfitAnswerError in {HERE}\.careless, line \d+: Answer\({min(wrong)}=\) must be "
+    with provided(call=careless, identity="careless"), pytest.raises(llmcache.ProviderError, match=says) as caught:
+        llmcache.extract("x", Person)
+    assert SECRET not in str(caught.value)
+
+
 def test_answers_that_are_not_kept() -> None:
     answering(Answer(None, is_refused=True))
     with pytest.raises(llmcache.Refused):
@@ -522,11 +533,21 @@ def test_a_function_without_a_name_needs_one(name: str) -> None:
         assert llmcache.extract("x", Person).age == 36
 
 
+def provided_by_two(request: Request, more: int) -> str:
+    return ADA
+
+
+async def aprovided_by_none() -> str:
+    return ADA
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "gone": ({"call": "nowhere.at.all"}, "cannot be imported: ModuleNotFoundError"),
     "no function": ({"call": f"{HERE}.ADA"}, "which cannot be called"),
     "async as plain": ({"call": f"{HERE}.aask"}, "Name it by 'acall'"),
     "plain as async": ({"acall": f"{HERE}.ask"}, "Name it by 'call'"),
+    "two arguments": ({"call": f"{HERE}.provided_by_two"}, "with one argument, the request"),
+    "no arguments": ({"acall": f"{HERE}.aprovided_by_none"}, "with one argument, the request"),
 }
 
 

@@ -24,6 +24,7 @@ import llmcache
 from llmcache.content.messages import Content
 from llmcache.content.own import MAX_PARTS, own_content
 from llmcache.content.reading import encoded, of_kept
+from llmcache.models import CacheEntry
 
 PNG = b"\x89PNG\r\n\x1a\n"
 PDF = b"%PDF-1.7\n"
@@ -454,6 +455,7 @@ IN: dict[str, Any] = {"role": "user", "content": "Ada"}
 BAD: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
     "no part": (lambda _: [], llmcache.InvalidText, "^content= is empty"),
     "no messages' part": (lambda _: [{"role": "user", "content": []}], llmcache.InvalidText, "message says something"),
+    "a row": (lambda _: CacheEntry(), llmcache.UnsupportedType, "not CacheEntry. Pass its text; to a batch"),
     "a dict": (lambda _: IN, llmcache.UnsupportedType, "not dict. Pass a message in a list"),
     "a generator": (lambda _: (each for each in "Ada"), llmcache.UnsupportedType, "not generator"),
     "a set": (lambda _: {"Ada"}, llmcache.UnsupportedType, "not set"),
