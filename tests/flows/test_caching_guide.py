@@ -109,6 +109,35 @@ def test_diskcache_lives_on_after_a_restart(sandbox: Sandbox, tmp_path: Path) ->
     assert (info.value, info.outcome, info.tier, sandbox.calls) == (JASON, "hit", "default", 1)
 
 
+def test_a_key_function_a_ttl_and_a_version(sandbox: Sandbox, clock: MovedClock) -> None:
+    asked: list[str] = []
+
+    def profile(text: str, trace: object = None) -> UserDetail:
+        asked.append(text)
+        return llmcache.extract(text, UserDetail, cache="bypass")
+
+    with clock.kept():
+        by_text = cached(key=lambda text, trace=None: text, ttl=3_600)(profile)
+        # What is no part of the key may be anything; a key of one's own is no other function's.
+        assert by_text(TEXT, object()) == by_text(TEXT, object()) == JASON
+        assert (asked, by_text.cache_info()) == ([TEXT], (1, 1, None, 1))
+        assert cached(key=lambda text: text, version="2")(profile).key(TEXT) != by_text.key(TEXT)
+        clock.move(3_601)
+        assert by_text(TEXT) == JASON
+    assert asked == [TEXT, TEXT]
+
+
+def test_a_prefix_for_each_project_in_one_redis(sandbox: Sandbox, redis_server: RedisServer) -> None:
+    shared = {"default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": redis_server.url}}
+
+    def outcome(namespace: str) -> str:
+        with llmcache_settings(TIERS=["default"], NAMESPACE=namespace):
+            return llmcache.extract_with_info(TEXT, UserDetail).outcome
+
+    with override_settings(CACHES=shared):
+        assert [outcome(name) for name in ("shop", "desk", "shop", "desk")] == ["miss", "miss", "hit", "hit"]
+
+
 def test_redis_shared_by_processes_and_down(sandbox: Sandbox, redis_server: RedisServer) -> None:
     somebody = {"default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": redis_server.url}}
     with override_settings(CACHES=somebody), llmcache_settings(TIERS=["default"]):
