@@ -11,7 +11,7 @@ import sqlite3
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from django.apps import AppConfig
 from django.conf import settings as django_settings
@@ -29,6 +29,8 @@ from llmcache.tiers.redis_alias import is_redis, reads_replicas, require_reachab
 from llmcache.warming import registry
 
 TAG = "llmcache"
+LEAST_LEASE: Final = 3.0
+"""Seconds, with three renewals in them; less is for tests."""
 
 
 def register() -> None:
@@ -227,7 +229,7 @@ def _tiers(settings: conf.Settings) -> list[checks.CheckMessage]:
     except ConfigurationError as error:
         return [checks.Error(str(error), id="llmcache.E003")]
     found = [message for alias in aliases for message in _tier(alias)]
-    found += _no_leases(settings, aliases)
+    found += [*_no_leases(settings, aliases), *_odd_lease(settings)]
     return found if settings.tiers is None else [*found, *_memory_alone(aliases)]
 
 
@@ -327,6 +329,29 @@ def _no_leases(settings: conf.Settings, aliases: Sequence[str]) -> list[checks.C
             hint="Add a Redis or a llmcache.backends.DiskCache to LLMCACHE['TIERS'], or keep the ledger in PostgreSQL "
             "or MySQL.",
             id="llmcache.W013",
+        )
+    ]
+
+
+def _odd_lease(settings: conf.Settings) -> list[checks.CheckMessage]:
+    """Find a lease that ends too soon for who leads, or too late for who waits."""
+    if LEAST_LEASE <= settings.lease <= settings.timeout:
+        return []
+    if settings.lease < LEAST_LEASE:
+        what = (
+            f"is below {LEAST_LEASE:g} s: a process that stands still for a moment is taken for dead, and another one "
+            "asks the provider, too."
+        )
+    else:
+        what = (
+            f"is above LLMCACHE['TIMEOUT'], {settings.timeout:g} s: who waits for a process that has died gives up "
+            "before it may ask in its place."
+        )
+    return [
+        checks.Warning(
+            f"LLMCACHE['LEASE'], {settings.lease:g} s, {what}",
+            hint="10 s, the default, does for most.",
+            id="llmcache.W016",
         )
     ]
 

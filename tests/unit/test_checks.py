@@ -232,6 +232,22 @@ def test_a_poor_tier_is_named(caches: dict[str, dict[str, Any]], expected: list[
     assert all(any(name in message for name in named) and hint != "None" for _, message, hint in checks)
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"LEASE": 3}, None),
+        ({"LEASE": 30, "TIMEOUT": 30}, None),
+        ({"LEASE": 2.9}, "taken for dead"),
+        ({"LEASE": 30.5, "TIMEOUT": 30}, "above LLMCACHE['TIMEOUT'], 30 s"),
+    ],
+    ids=str,
+)
+def test_a_lease_that_ends_too_soon_or_too_late(given: dict[str, float], words: str | None) -> None:
+    told = found(**given)
+    assert [check for check, _, _ in told] == ([] if words is None else ["llmcache.W016"])
+    assert all(str(words) in message for _, message, _ in told)
+
+
 @pytest.mark.parametrize("engine", ["django.db.backends.postgresql", "django.contrib.gis.db.backends.postgis"])
 def test_a_database_that_can_hold_who_asks_is_enough(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"memory": MEMORY, "llm": {**FILE, **LARGE}}
