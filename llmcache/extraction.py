@@ -279,15 +279,7 @@ class Extractor(Batching, Sampling, Streaming):
         if value is NO_HIT:
             return value_of(_away(content, response_model, options, params))
         if type(value) is Unread:
-            context = copy_context()
-
-            def again() -> Any:
-                return hit(value.now, content, response_model, options, params, in_memory=True)
-
-            def others(looked: bool) -> Away:
-                return _carried(now, context, content, response_model, options, params, looked=looked)
-
-            return read(value, context, again, others)
+            return _read(value, content, response_model, options, params)
         return _given(value)
 
     @markcoroutinefunction
@@ -497,6 +489,21 @@ def seconds_of(now: Runtime | None, options: tuple[Any, ...]) -> float | None:
         return request.duration(timeout)
     except LLMCacheError:
         return None
+
+
+def _read(
+    unread: Unread, content: Any, response_model: Any, options: tuple[Any, ...], params: dict[str, Any]
+) -> Coroutine[Any, Any, Any]:
+    """Return what reads below memory. Apart: a function with others inside it pays for them at each of its calls."""
+    context, now = copy_context(), unread.now
+
+    def again() -> Any:
+        return hit(now, content, response_model, options, params, in_memory=True)
+
+    def others(looked: bool) -> Away:
+        return _carried(now, context, content, response_model, options, params, looked=looked)
+
+    return read(unread, context, again, others)
 
 
 async def _given(value: Any) -> Any:
