@@ -131,6 +131,9 @@ def decode(data: object, key: bytes, *, flags: int = 0, secret: bytes = b"") -> 
         return None
     answer, written_at, fresh_until, stale_until, cost, latency_ms, seen_size = found
     whole = cast("bytes", data)
+    if stale_until == fresh_until:
+        # One object for both: memory holds an entry for each answer.
+        stale_until = fresh_until
     answer_end = _HEADER_SIZE + len(answer)
     seen_end = answer_end + seen_size
     seen, meta = whole[answer_end:seen_end], whole[seen_end:]

@@ -113,16 +113,21 @@ class PreparedCalls:
     def keep(self, lookup: Hashable, prepared: Prepared) -> None:
         """Let ``get`` find it from now on."""
         with self._lock:
-            # The system prompt is by far the largest of what is kept.
-            self._size += len(prepared.plan.system or "")
+            size = _characters(prepared.plan)
+            self._size += size
             if len(self._found) >= MAX_PREPARED or self._size > MAX_PREPARED_CHARACTERS:
                 self._found.clear()
-                self._size = len(prepared.plan.system or "")
+                self._size = size
             self._found[lookup] = prepared
 
     def reset_after_fork(self) -> None:
         """Take a new lock: the old one may have been held by a thread that the child does not have."""
         self._lock = threading.Lock()
+
+
+def _characters(plan: Plan) -> int:
+    """Return how long its texts are: its system prompt, and what else a project says to a model in a parameter."""
+    return len(plan.system or "") + sum(len(value) for value in plan.params.values() if isinstance(value, str))
 
 
 def lookup_of(response_model: Any, options: tuple[Any, ...], params: dict[str, Any]) -> Hashable:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol, TypeAlias, cast
@@ -80,6 +82,10 @@ class LeftAloneError(Exception):
     """The store was down a moment ago, and is not asked."""
 
 
+class NoNameError(Exception):
+    """The alias's own function, which it calls ``KEY_FUNCTION``, has made no name of a key."""
+
+
 class Health:
     """Whether one kind of operation on a tier works; says so in the log when that changes, and only then.
 
@@ -98,6 +104,7 @@ class Health:
         self._meanwhile = meanwhile
         self._works = True
         self._lock = threading.Lock()
+        _all.add(self)
 
     @property
     def works(self) -> bool:
@@ -137,6 +144,21 @@ class Health:
             changed, self._works = not self._works, True
         if changed:
             logger.info("The tier %r can be %s again.", self._tier, self._operation)
+
+    def reset_after_fork(self) -> None:
+        """Take a new lock: the old one may have been held by a thread that the child does not have."""
+        self._lock = threading.Lock()
+
+
+_all: weakref.WeakSet[Health] = weakref.WeakSet()
+
+
+def _reset_in_child() -> None:
+    for health in list(_all):
+        health.reset_after_fork()
+
+
+os.register_at_fork(after_in_child=_reset_in_child)
 
 
 def said_of(error: Exception) -> str:

@@ -36,6 +36,7 @@ class Breaker:
         """Whether operations are to be left out. Only read it."""
         self._tier = tier
         self._probe = probe
+        _all.add(self)
 
     def trip(self, error: Exception) -> None:
         """Leave the store alone until it answers again. Logged when it was not left alone already."""
@@ -85,6 +86,7 @@ def is_refused(error: BaseException) -> bool:
 
 
 _lock = threading.Lock()
+_all: weakref.WeakSet[Breaker] = weakref.WeakSet()
 _open: weakref.WeakSet[Breaker] = weakref.WeakSet()
 _prober: threading.Thread | None = None
 
@@ -128,9 +130,9 @@ def _look_at_all() -> bool:
 def _reset_in_child() -> None:
     """Let a forked child find out for itself: the thread is its parent's."""
     global _lock, _open, _prober
-    left = list(_open)
     _lock, _open, _prober = threading.Lock(), weakref.WeakSet[Breaker](), None
-    for breaker in left:
+    # All of them: a thread that the child does not have may have opened one, and not told of it yet.
+    for breaker in list(_all):
         breaker.is_open = False
 
 

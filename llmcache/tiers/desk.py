@@ -7,6 +7,7 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
 _T = TypeVar("_T")
@@ -90,8 +91,11 @@ class Desk:
     def close(self) -> None:
         """Let the threads end now that have nothing to do, each with what it has open."""
         with self._changed:
-            for _ in range(self._threads):
-                self._work.put(_LAST)
+            # Never waiting for room, which those threads make that wait for this lock: where there is none, each ends
+            # when nothing has been brought for a while.
+            with suppress(queue.Full):
+                for _ in range(self._threads):
+                    self._work.put_nowait(_LAST)
             self._changed.wait_for(lambda: self._threads == 0, IDLE_SECONDS)
 
     def drain(self, timeout: float) -> None:

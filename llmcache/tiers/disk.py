@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from llmcache.tiers.base import Health, LeftAloneError, TierState, state_of
+from llmcache.tiers.base import Health, LeftAloneError, NoNameError, TierState, state_of
 from llmcache.tiers.breaker import Breaker
 from llmcache.tiers.disk_file import DiskFile
 from llmcache.tiers.disk_space import NOTE_AFTER, Space
@@ -41,6 +41,9 @@ SWEEP_ROWS: Final = 1_000
 DEFAULT_MAX_BYTES: Final = 2**30
 _PROBE: Final = "llmcache-probe"
 """A key under which nothing lies."""
+_HELD: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_PUT_OFF: Final = (sqlite3.OperationalError, sqlite3.ProgrammingError)
+"""The second: a fork has closed the connection since the value was written."""
 
 
 class DiskStore:
@@ -156,7 +159,7 @@ class DiskStore:
             if not self._file.recover(connection, error):
                 raise
             done = self._file.connection().in_one_step(step.carry_out, work)
-        with suppress(sqlite3.OperationalError):
+        with suppress(*_PUT_OFF):
             self._space.written(self._file.connection(), step.size)
         return done
 
@@ -190,7 +193,7 @@ class DiskStore:
         if next(self._writes) % SWEEP_EVERY == 0:
             self._execute(_SWEEP, (self._clock(), SWEEP_ROWS))
         # The value is kept; to note uses and to make room can wait for the next write.
-        with suppress(sqlite3.OperationalError):
+        with suppress(*_PUT_OFF):
             self._space.written(self._file.connection(), size)
         return changed
 
@@ -261,6 +264,9 @@ def store_at(path: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> DiskStore:
     return store
 
 
+_FAULTS: Final = (sqlite3.Error, OSError, NoNameError)
+
+
 class DiskTier:
     """A disk store as a tier: faults of the store are misses and dropped writes, counted, and logged once per change.
 
@@ -301,7 +307,7 @@ class DiskTier:
             return None
         try:
             value = self._store.get(self._key(key))
-        except (sqlite3.Error, OSError) as error:
+        except _FAULTS as error:
             self._failed(self._reads, error)
             return None
         self._reads.worked()
@@ -313,7 +319,7 @@ class DiskTier:
             return [None] * len(keys)
         try:
             values = self._store.get_many([self._key(key) for key in keys])
-        except (sqlite3.Error, OSError) as error:
+        except _FAULTS as error:
             self._failed(self._reads, error)
             return [None] * len(keys)
         self._reads.worked()
@@ -325,7 +331,7 @@ class DiskTier:
             return
         try:
             self._store.set(self._key(key), value, ttl_seconds)
-        except (sqlite3.Error, OSError) as error:
+        except _FAULTS as error:
             self._failed(self._writes, error)
         else:
             self._writes.worked()
@@ -334,7 +340,7 @@ class DiskTier:
         """Remove what is under a key."""
         try:
             self._store.delete(self._key(key))
-        except (sqlite3.Error, OSError) as error:
+        except _FAULTS as error:
             self._failed(self._writes, error)
         else:
             self._writes.worked()
@@ -348,7 +354,7 @@ class DiskTier:
             raise LeftAloneError
         try:
             done = self._store.in_one_step(work, self._key)
-        except (sqlite3.Error, OSError) as error:
+        except _FAULTS as error:
             self._failed(self._writes, error)
             raise
         self._writes.worked()
@@ -364,12 +370,17 @@ class DiskTier:
         return True
 
     def _failed(self, health: Health, error: Exception) -> None:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            # Somebody holds the file, and each operation would wait for it again.
+        if isinstance(error, TimeoutError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in _HELD:
+            # Somebody holds the file, or its folder, and each operation would wait for it again.
             health.counted(error)
             self._breaker.trip(error)
         else:
             health.failed(error)
 
     def _key(self, key: str) -> str:
-        return key if self._make_key is None else self._make_key(key)
+        if self._make_key is None:
+            return key
+        try:
+            return self._make_key(key)
+        except Exception as error:
+            raise NoNameError(f"its KEY_FUNCTION raised {type(error).__name__}") from error

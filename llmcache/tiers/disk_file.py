@@ -14,8 +14,8 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -143,7 +143,7 @@ class DiskFile:
         """Return this thread's connection, opened at its first use; the file is begun where there is none."""
         connection = self._of_thread.connection
         if connection is None:
-            with _gate:
+            with _passed():
                 connection, aside = self._open()
                 self._connections.add(connection)
             self._of_thread.connection = connection
@@ -175,7 +175,7 @@ class DiskFile:
         """
         closed = not connection.close.alive
         if _is_damage(error):
-            with _gate, locked(self.folder, exclusive=True):
+            with _passed(), locked(self.folder, exclusive=True):
                 # Another process or thread may have been here before us.
                 aside = self._set_aside("damaged") if self.holds(connection) else None
             self._tell(aside)
@@ -283,6 +283,20 @@ def _parts(path: Path) -> tuple[Path, Path, Path]:
 _gate = threading.Lock()
 """Held to open a file, and over a fork."""
 _gate_held_by_fork = False
+
+
+@contextmanager
+def _passed() -> Generator[None]:
+    """Hold the gate; ``TimeoutError`` where others hold it for long, as they do when each waits for a locked folder."""
+    gate = _gate
+    if not gate.acquire(timeout=_FORK_SECONDS):
+        raise TimeoutError("other threads have not come to an end with opening it")
+    try:
+        yield
+    finally:
+        gate.release()
+
+
 _files: weakref.WeakSet[DiskFile] = weakref.WeakSet()
 
 

@@ -17,6 +17,8 @@ from django.core.cache import caches
 from django.core.cache.backends.base import default_key_func
 from django.core.cache.backends.redis import RedisCache as DjangoRedisCache
 
+from llmcache.tiers.base import NoNameError
+
 
 @dataclass(frozen=True, slots=True)
 class RedisAlias:
@@ -106,4 +108,7 @@ def _name_of(backend: Any) -> Callable[[str], str]:
 
 
 def _named(key_func: Callable[[str, str, int], str], prefix: str, version: int, key: str) -> str:
-    return str(key_func(key, prefix, version))
+    try:
+        return str(key_func(key, prefix, version))
+    except Exception as error:
+        raise NoNameError(f"its KEY_FUNCTION raised {type(error).__name__}") from error

@@ -6,9 +6,11 @@ pauses between them. Its arguments say who we are and how the server is reached,
 
 from __future__ import annotations
 
+import math
 import queue
+import time
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import redis
 from redis.backoff import NoBackoff
@@ -23,8 +25,28 @@ SOCKET_SECONDS: Final = 0.25
 MOST_CONNECTIONS: Final = 50
 """Connections of one process to one server."""
 
+_AT_ONCE_SECONDS: Final = 0.01
+
 # What a pool adds to its arguments for itself, or what is about replies we do not ask for.
 _THE_POOLS_OWN: Final = ("maint_", "maintenance_", "orig_", "oss_cluster_", "himport_", "event_dispatcher")
+
+
+# It is one of several classes, by what is installed.
+class Parser(DefaultParser):  # pyright: ignore[reportGeneralTypeIssues, reportUntypedBaseClass]
+    """Ends the wait for a reply that comes piece by piece: a socket's limit is for each of them.
+
+    The parser in Python, which is there without hiredis, knows no other limit.
+    """
+
+    until = math.inf
+    """When the reply that is read has to be there, in monotonic seconds."""
+
+    def read_from_socket(self, *args: Any, **kwargs: Any) -> Any:
+        """Read a piece; from ``until`` on only what has come, for which this thread may have had no time."""
+        its_own = cast("Any", super())
+        if time.monotonic() < self.until:
+            return its_own.read_from_socket(*args, **kwargs)
+        return its_own.read_from_socket(timeout=_AT_ONCE_SECONDS)
 
 
 class NoConnectionError(Exception):
@@ -64,6 +86,16 @@ class OwnPool(BlockingConnectionPool):
     """Connections that nobody but a tier has."""
 
     pool: FreeConnections
+
+    def make_connection(self) -> Any:
+        """Make an unconnected one; where its arguments are wrong, whoever comes next meets the same error at once."""
+        try:
+            return super().make_connection()
+        except BaseException:
+            # It was to take a place that is out of the queue already.
+            with suppress(queue.Full):
+                self.pool.put_nowait(None)
+            raise
 
     def disconnect(self, inuse_connections: bool = True) -> None:
         """Close all, or those that nobody uses; not every version of redis-py tells the two apart."""
@@ -127,6 +159,6 @@ def _within_limits(project: dict[str, Any]) -> dict[str, Any]:
         "health_check_interval": 0,
         # Bytes as they are, by the quickest parser there is.
         "decode_responses": False,
-        "parser_class": DefaultParser,
+        "parser_class": Parser,
         "protocol": 2,
     }

@@ -20,7 +20,7 @@ from redis.exceptions import TimeoutError as TooLateError
 
 from llmcache import workers
 from llmcache.tiers import spending, starvation
-from llmcache.tiers.base import Health, LeftAloneError, TierState, state_of
+from llmcache.tiers.base import Health, LeftAloneError, NoNameError, TierState, state_of
 from llmcache.tiers.breaker import Breaker
 from llmcache.tiers.django_tier import DjangoTier, require_bytes
 from llmcache.tiers.redis_alias import RedisAlias, redis_alias
@@ -64,10 +64,8 @@ class _Server:
         try:
             if seconds < SOCKET_SECONDS:
                 with _hurried(connection._sock, seconds):
-                    connection.send_command(*command)
-                    return connection.read_response()
-            connection.send_command(*command)
-            return connection.read_response()
+                    return _exchanged(connection, command, seconds)
+            return _exchanged(connection, command, SOCKET_SECONDS)
         except ResponseError:
             raise
         except BaseException:
@@ -79,6 +77,17 @@ class _Server:
     def _answers(self) -> bool:
         began = time.monotonic()
         return self.ask("PING") == b"PONG" and time.monotonic() - began < PROBE_SECONDS
+
+
+def _exchanged(connection: Any, command: tuple[Any, ...], seconds: float) -> Any:
+    connection.send_command(*command)
+    parser = connection._parser
+    # Each piece of the reply may take so long, and all together twice that.
+    parser.until = time.monotonic() + 2 * seconds
+    try:
+        return connection.read_response()
+    finally:
+        parser.until = math.inf
 
 
 @contextmanager
@@ -118,7 +127,10 @@ class RedisTier(DjangoTier):
 
     def get(self, key: str) -> bytes | None:
         """Return the bytes under a key, or None."""
-        server, name = self._place(key)
+        try:
+            server, name = self._place(key)
+        except NoNameError as error:
+            return self._reads.failed(error)
         if server.breaker.is_open:
             return None
         try:
@@ -132,7 +144,12 @@ class RedisTier(DjangoTier):
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the bytes under each key, or None, by one command for each server."""
         found: list[bytes | None] = [None] * len(keys)
-        for server, places, names in self._by_server(keys):
+        try:
+            by_server = self._by_server(keys)
+        except NoNameError as error:
+            self._reads.failed(error)
+            return found
+        for server, places, names in by_server:
             if server.breaker.is_open:
                 continue
             try:
@@ -164,7 +181,10 @@ class RedisTier(DjangoTier):
 
     async def aget(self, key: str) -> bytes | None:
         """Do as ``get``, awaited, and never hold up the loop."""
-        server, name = self._place(key)
+        try:
+            server, name = self._place(key)
+        except NoNameError as error:
+            return self._reads.failed(error)
         if server.breaker.is_open:
             return None
         try:
@@ -187,7 +207,11 @@ class RedisTier(DjangoTier):
         if ttl_seconds is not None and not ttl_seconds > 0:
             self.delete(key)
             return
-        server, name = self._place(key)
+        try:
+            server, name = self._place(key)
+        except NoNameError as error:
+            self._writes.failed(error)
+            return
         if server.breaker.is_open:
             return
         until = () if ttl_seconds is None else ("PX", math.ceil(min(ttl_seconds, _LONGEST_SECONDS) * 1_000))
@@ -200,7 +224,11 @@ class RedisTier(DjangoTier):
 
     def add(self, key: str, value: bytes, ttl_seconds: float) -> None:
         """Keep bytes for a time, unless there are some."""
-        server, name = self._place(key)
+        try:
+            server, name = self._place(key)
+        except NoNameError as error:
+            self._writes.failed(error)
+            return
         if server.breaker.is_open or ttl_seconds <= 0:
             return
         try:
@@ -210,7 +238,11 @@ class RedisTier(DjangoTier):
 
     def delete(self, key: str) -> None:
         """Remove what is kept under a key; tried also while the server is left alone, for it is asked for seldom."""
-        server, name = self._place(key)
+        try:
+            server, name = self._place(key)
+        except NoNameError as error:
+            self._writes.failed(error)
+            return
         try:
             server.ask("DEL", name)
         except Exception as error:  # noqa: BLE001

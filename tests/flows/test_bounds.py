@@ -113,7 +113,11 @@ def test_calls_that_all_differ_fill_no_table_beyond_its_bound(what: str, sandbox
     assert {name for name, size in most.items() if size == BOUND} == FULL[what]
 
 
-def test_long_system_prompts_fill_no_more_than_their_budgets(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("what", ["system", "instructions"])
+def test_long_texts_fill_no_more_than_their_budgets(
+    what: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A system prompt, and a parameter that is as long."""
     monkeypatch.setattr(plans, "MAX_PLANS", CALLS)
     monkeypatch.setattr(prepared, "MAX_PREPARED", CALLS)
     monkeypatch.setattr(plans, "MAX_PLANS_BYTES", 10_000)
@@ -121,9 +125,10 @@ def test_long_system_prompts_fill_no_more_than_their_budgets(sandbox: Sandbox, m
     now = process.current()
     most = [0, 0]
     for number in range(CALLS):
-        llmcache.extract("Ada", Person, system=f"number {number} " * 100)
+        llmcache.extract("Ada", Person, **{what: f"number {number} " * 100})
         kept = sum(plan.size for plan in now.plans._plans.values())
-        found = sum(len(each.plan.system or "") for each in now.prepared._found.values())
+        plans_found = [each.plan for each in now.prepared._found.values()]
+        found = sum(len(each.system or "") + len(each.params.get(what, "")) for each in plans_found)
         most = [max(most[0], kept), max(most[1], found)]
         assert (kept, found) == (now.plans._size, now.prepared._size)
     assert 8_000 < most[0] <= 10_000

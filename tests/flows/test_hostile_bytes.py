@@ -417,6 +417,9 @@ def test_another_type_that_a_cache_of_ones_own_finds_is_a_miss(
             assert provider.received == asked + 1, way
 
 
+DRIP = b"$536870912\r\n\xf1LMC"
+
+
 class Between:
     """A way to a Redis on which replies can be other than what was asked for."""
 
@@ -451,7 +454,10 @@ class Between:
                 reply = onward.recv(2**20)
                 if self.changes:
                     self.changed += 1
-                    client.sendall(self._change(earlier, reply))
+                    client.sendall(changed := self._change(earlier, reply))
+                    while changed is DRIP:
+                        time.sleep(0.02)
+                        client.sendall(b"x")
                 else:
                     client.sendall(reply)
                 earlier.append(reply)
@@ -519,6 +525,28 @@ def test_a_reply_without_an_end_is_a_miss(
     name_of: Callable[[str], str], provider: Sandbox, redis_server: RedisServer
 ) -> None:
     between = Between(redis_server, no_end)
+    try:
+        with over_redis(between.url, DJANGO_REDIS):
+            assert name_of("Ada") == "Ada"
+            between.changes = True
+            forget_memory()
+            assert (name_of("Ada"), provider.received) == ("Ada", 2)
+            _, below = process.current().tiers.states()
+            assert (below.breaker, below.error) == ("open", "TimeoutError")
+            assert between.changed > 0
+    finally:
+        between.close()
+
+
+def by_and_by(earlier: list[bytes], reply: bytes) -> bytes:
+    """Return the beginning of a reply of which a byte comes now and then, for weeks."""
+    return DRIP
+
+
+def test_a_reply_that_comes_by_and_by_is_a_miss(
+    name_of: Callable[[str], str], provider: Sandbox, redis_server: RedisServer
+) -> None:
+    between = Between(redis_server, by_and_by)
     try:
         with over_redis(between.url, DJANGO_REDIS):
             assert name_of("Ada") == "Ada"

@@ -357,3 +357,13 @@ def test_names_stay_as_they_were_without_secrets() -> None:
     key = os.urandom(32)
     assert keys.storage_key("demo", key) == f"llmcache:demo:1:{{{key.hex()}}}"
     assert keys.supplement_key("demo", key, "2027") == f"llmcache:demo:1:2027:{{{key.hex()}}}:more"
+
+
+@pytest.mark.django_db
+def test_a_dry_run_counts_a_subjects_entries_under_each_secret(sandbox: Sandbox) -> None:
+    with llmcache_settings(KEY_SECRETS=[OLD]):
+        llmcache.extract("Ada", Person, subject="ann")
+        assert llmcache.invalidate(subject="ann", dry_run=True).entries == 1
+    with llmcache_settings(KEY_SECRETS=ROTATING):
+        found = llmcache.invalidate(subject="ann", dry_run=True)
+        assert (found.entries, llmcache.invalidate(subject="bob", dry_run=True).entries) == (1, 0)

@@ -26,6 +26,7 @@ from llmcache import conf, keys
 from llmcache.checks import check_llmcache
 from llmcache.engine import process
 from llmcache.testing.sandbox import Sandbox, faults
+from llmcache.tiers.base import get_many
 from tests.cache_servers import RedisServer
 from tests.conftest import llmcache_settings
 from tests.contract.aliases import ALIAS, DJANGO_REDIS, in_caches
@@ -206,6 +207,42 @@ def test_a_key_function_that_makes_no_names(
         assert "KEY_FUNCTION of CACHES['shared']" in message
         assert "canary" not in message
         assert_refused("KEY_FUNCTION of CACHES['shared']", sandbox)
+
+
+names_fail = False
+
+
+def failing(key: str, prefix: str, version: int) -> str:
+    if names_fail:
+        raise LookupError("a canary")
+    return own_name(key, prefix, version)
+
+
+@pytest.mark.parametrize("store", ["disk", "file", "django-redis", "Redis"])
+def test_a_key_function_that_fails_later_fails_no_call(
+    store: str,
+    sandbox: Sandbox,
+    redis_server: RedisServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In a thread, say, where what it asks for is not there."""
+    sandbox.answers["Ada"] = {"name": "Ada"}
+    given = {**stores(tmp_path, redis_server)[store], "KEY_FUNCTION": f"{HERE}.failing"}
+    with in_caches(shared=given), llmcache_settings(TIERS=[ALIAS]):
+        assert [llmcache.extract_with_info("Ada", Person).outcome for _ in range(2)] == ["miss", "hit"]
+        monkeypatch.setattr(f"{HERE}.names_fail", True)
+        assert llmcache.extract("Ada", Person) == Person(name="Ada")
+        assert asyncio.run(llmcache.aextract("Ada", Person)) == Person(name="Ada")
+        (tier,) = process.current().tiers.below
+        assert get_many(tier, ["key"]) == [None]
+        tier.delete("key")
+        assert (tier.state().reads, tier.state().writes, tier.state().breaker) == (False, False, "closed")
+        monkeypatch.setattr(f"{HERE}.names_fail", False)
+        assert llmcache.extract_with_info("Ada", Person).outcome == "hit"
+        assert tier.state().reads
+    process.install(None)
 
 
 NO_TIERS: dict[str, tuple[list[str], dict[str, Any], str]] = {

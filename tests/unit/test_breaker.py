@@ -1,13 +1,16 @@
 """A breaker: closed again by a thread that asks, one for the process, and only while there is something to ask."""
 
 import gc
+import logging
 import os
+import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from llmcache.tiers import breaker
+from llmcache.tiers.base import Health
 from llmcache.tiers.breaker import Breaker, is_refused
 from tests.waiting import until
 
@@ -137,6 +140,60 @@ def test_a_forked_child_finds_out_for_itself() -> None:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert made.is_open
+
+
+def in_a_child(work: Callable[[], None]) -> int:
+    """Return how a forked child ends that does some work; 0 where it raises nothing."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            # A lock that nobody gives back any more is waited for without end.
+            signal.alarm(int(_DEADLINE))
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_fork_while_it_opens_leaves_the_child_none_that_stays_open() -> None:
+    """The parent's thread has opened it, and not told the one that asks: in the child there is neither."""
+    telling, told = threading.Event(), threading.Event()
+
+    class Slow(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            telling.set()
+            told.wait(_DEADLINE)
+
+    store = Store()
+    store.works = True
+    made = Breaker("shared", store.probe)
+    logger, slow = logging.getLogger("llmcache.tiers"), Slow()
+    logger.addHandler(slow)
+    opening = threading.Thread(target=made.trip, args=(OSError("down"),))
+    opening.start()
+    try:
+        assert telling.wait(_DEADLINE)
+
+        def find_out() -> None:
+            assert not made.is_open
+            logger.removeHandler(slow)
+            made.trip(OSError("down"))
+            until(lambda: not made.is_open)
+
+        assert in_a_child(find_out) == 0
+    finally:
+        told.set()
+        opening.join()
+        logger.removeHandler(slow)
+
+
+@pytest.mark.parametrize("what", ["failed", "counted"])
+def test_a_fork_while_a_fault_is_counted_leaves_the_child_no_taken_lock(what: str) -> None:
+    health = Health("shared", "read", "Meanwhile.")
+    with health._lock:
+        assert in_a_child(lambda: getattr(health, what)(OSError("down"))) == 0
 
 
 def test_a_refused_connection_is_found_below_what_clients_make_of_it() -> None:

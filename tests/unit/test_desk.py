@@ -68,6 +68,27 @@ def test_too_much_is_refused(gate: threading.Event, monkeypatch: pytest.MonkeyPa
         desk.leave(nothing, 0)
 
 
+def test_it_can_be_closed_when_there_is_no_room_to_say_so(
+    gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desks, "MOST_WAITING", 2)
+    desk = Desk("desk", 2, nothing)
+    begun = threading.Barrier(3)
+    for _ in range(2):
+        desk.leave(lambda: (begun.wait(DEADLINE), gate.wait(DEADLINE))[0] and None, 0)
+    begun.wait(DEADLINE)
+    for _ in range(2):
+        desk.leave(nothing, 0)
+    monkeypatch.setattr(desks, "IDLE_SECONDS", 0.01)
+    closing = threading.Thread(target=desk.close, daemon=True)
+    closing.start()
+    closing.join(DEADLINE)
+    assert not closing.is_alive()
+    gate.set()
+    desk.drain(DEADLINE)
+    assert desk.ask(lambda: 5, DEADLINE) == 5
+
+
 def test_an_idle_thread_goes_and_tidies_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(desks, "IDLE_SECONDS", 0.01)
     left: list[int] = []

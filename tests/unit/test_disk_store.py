@@ -15,12 +15,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llmcache.exceptions import ConfigurationError
-from llmcache.tiers import disk
+from llmcache.tiers import disk, disk_file
 from llmcache.tiers.disk import SWEEP_EVERY, SWEEP_ROWS, DiskStore, DiskTier, store_at
+from llmcache.tiers.disk_file import DiskFile
+from tests.waiting import until
 
 VALUE = b"x" * 3_000
 
@@ -596,9 +599,73 @@ def test_a_folder_that_another_process_holds(folder: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         assert (tier.get("key-1"), tier.faults) == (None, 1)
+        # Each would wait for a second.
+        assert tier.state().breaker == "open"
+        assert [tier.get("key-1") for _ in range(50)] == [None] * 50
+        assert tier.faults == 1
     finally:
         os.close(descriptor)
+    until(lambda: tier.state().breaker == "closed")
     assert tier.get("key-1") == VALUE
+    store.close()
+
+
+def test_threads_do_not_queue_up_for_a_folder_that_another_process_holds(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All come before the first has found out. One waits for the folder, the others for that one, and not in a row."""
+    fill(folder)
+    store = DiskStore(folder)
+    monkeypatch.setattr(disk_file, "_FORK_SECONDS", 0.05)
+    opened: list[int] = []
+    own = DiskFile._open
+
+    def noted(self: DiskFile) -> object:
+        opened.append(threading.get_ident())
+        return own(self)
+
+    monkeypatch.setattr(DiskFile, "_open", noted)
+    errors: list[type[BaseException]] = []
+    together = threading.Barrier(8)
+
+    def read() -> None:
+        together.wait(60)
+        try:
+            store.get("key-1")
+        except TimeoutError as error:
+            errors.append(type(error))
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        threads = [threading.Thread(target=read) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    finally:
+        os.close(descriptor)
+    assert errors == [TimeoutError] * 8
+    assert len(opened) == 1
+    assert store.get("key-1") == VALUE
+    store.close()
+
+
+def test_a_fork_after_a_write_does_not_make_it_one_that_was_lost(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It closes the connection by which the store then notes and makes room."""
+    store = DiskStore(folder)
+    own = store._execute
+
+    def then_forked(*given: Any) -> Any:
+        done = own(*given)
+        # What a fork in another thread does to this one.
+        store.close()
+        return done
+
+    monkeypatch.setattr(store, "_execute", then_forked)
+    tier = DiskTier("disk", store)
+    tier.set("key", VALUE, None)
+    assert (tier.get("key"), tier.faults) == (VALUE, 0)
     store.close()
 
 

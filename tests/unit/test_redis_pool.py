@@ -65,7 +65,7 @@ def test_the_projects_arguments_within_our_limits(backend: str) -> None:
     assert (connection.retry.get_retries(), connection.retry_on_error) == (0, [])
     assert (connection.health_check_interval, connection.protocol) == (0, 2)
     assert connection.encoder.decode_responses is False
-    assert type(connection._parser).__name__ == "_HiredisParser"
+    assert "_HiredisParser" in [each.__name__ for each in type(connection._parser).__mro__]
 
 
 @pytest.mark.parametrize("client", ["DefaultClient", "ShardClient"])
@@ -131,6 +131,19 @@ def test_a_wait_for_a_connection_is_counted_and_opens_no_breaker(few: RedisTier)
     assert found in ([b"value"], [None])
     assert few.get("key") == b"value"
     assert few.state().reads
+
+
+def test_arguments_that_make_no_connection_take_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes when all places are gone would wait for one each time."""
+    monkeypatch.setattr(redis_pool, "MOST_CONNECTIONS", 2)
+    given = {"BACKEND": DJANGO, "LOCATION": "redis://127.0.0.1:1/0", "OPTIONS": {"no_such_argument": 1}}
+    with in_caches(shared=given):
+        tier = tier_of("shared")
+        for _ in range(4):
+            assert tier.get("key") is None
+        now = tier.state()
+        assert (now.faults, now.error, now.waits) == (4, "TypeError", 0)
+        tier.close()
 
 
 def test_a_forked_child_connects_for_itself(given: dict[str, Any]) -> None:
