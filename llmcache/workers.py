@@ -35,8 +35,11 @@ def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | Non
         return
     if error is None:
         future.set_result(result)
-    else:
-        future.set_exception(error)
+        return
+    if isinstance(error, StopIteration):
+        # A future does not take it, and who waits would wait for ever. A coroutine says the same of one that it raises.
+        error, error.__cause__ = RuntimeError("StopIteration was raised where nothing is iterated"), error
+    future.set_exception(error)
 
 
 @dataclass(slots=True)
@@ -116,6 +119,8 @@ files: Final = Workers("llmcache-files", 4)
 """For disk tiers and imports. SQLite writes one at a time; more threads than this would wait for each other."""
 contents: Final = Workers("llmcache-contents", 16)
 """For what callers hand over to be read: a storage that does not answer holds these up, and no other call."""
+turns: Final = Workers("llmcache-turns", 8)
+"""For who asks whether it is to lead: a server that does not answer holds these up, and nobody who is answered."""
 lookups: Final = Workers("llmcache-lookup", 4)
 """For host names alone: a resolver that does not answer holds these up, and no file."""
 

@@ -1,6 +1,6 @@
 """What carries out the policy's decisions for an asynchronous caller: in the background loop, where nothing may block.
 
-What waits for a disk goes to other threads: tiers and first imports to the workers, the journal to its own thread.
+What waits goes to other threads: tiers, leases and first imports to the workers, the journal to its own thread.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _TaskLeader:
     task: asyncio.Task[Any] | None
 
     def is_alive(self) -> bool:
-        return self.task is not None and not self.task.done()
+        return self.task is not None and not self.task.done() and not self.task.get_loop().is_closed()
 
 
 class AsyncioPort(PortBase):
@@ -96,7 +96,7 @@ class AsyncioPort(PortBase):
         # Here, for a caller that goes ends what the thread has not begun yet.
         turn = self.turn_of(call, flight)
         with self._spending:
-            return await workers.files.run(partial(self.take_turn, call, flight, turn, judge, until))
+            return await workers.turns.run(partial(self.take_turn, call, flight, turn, judge, until))
 
     def land(self, flight: Flight, landing: Landing) -> None:
         self.end_flight(flight, landing, here=False)

@@ -10,11 +10,34 @@ import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from llmcache.engine.leases import Lease, Turn
 from llmcache.envelope import Entry
 from llmcache.exceptions import LLMCacheError
+
+if TYPE_CHECKING:
+    from llmcache.engine.call import Call
+
+LimitName: TypeAlias = Literal["deadline", "max_retries", "max_reasks"]
+
+_MOMENT: Final = 0.05
+"""The part of a call's timeout in which it begins no attempt that another's deadline has kept from being made."""
+
+
+class Limit(NamedTuple):
+    """A limit of a leader's own, but for which it would have tried once more."""
+
+    name: LimitName
+    reached: float
+    """What was not enough: monotonic seconds of a deadline, a number of the others."""
+
+    def is_passed_by(self, call: Call, deadline: float) -> bool:
+        """Return whether a call that ends at this deadline could do what its leader could not."""
+        if self.name == "deadline":
+            # Who has asked together has deadlines close together: not each of them asks, with no time left, in turn.
+            return deadline - _MOMENT * call.timeout > self.reached
+        return (call.max_retries if self.name == "max_retries" else call.max_reasks) > self.reached
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +49,8 @@ class Landing:
     """The completion without its answer."""
     error: LLMCacheError | None = None
     """Raised by nobody: each waiter raises an error made like it."""
+    limit: Limit | None = None
+    """Where an error came of it: who has more of it tries itself."""
 
 
 ABANDONED = Landing()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast, get_args
 
+from llmcache.engine.flights import Landing, Limit, LimitName
 from llmcache.exceptions import ExtractionFailed, LLMCacheError, ProviderError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ _TOLD: Final[dict[str, tuple[type, ...]]] = {
     "request_id": (str,),
 }
 """Details of an error that its caller may need, and what each may be: no text of a user's."""
+_LIMIT: Final = "limit"
 _MOST_CHARACTERS: Final = 200
 
 
@@ -35,13 +37,30 @@ class Turned(NamedTuple):
 LED_ALONE: Final = Turned("alone")
 
 
-def outcome_of(error: LLMCacheError | None) -> bytes:
-    """Return how a call has failed, for other processes; nothing where that is not theirs to know."""
+def outcome_of(landing: Landing, now: float) -> bytes:
+    """Return how a call has failed, for other processes; nothing where that is not theirs to know.
+
+    ``now``: monotonic seconds, which are others elsewhere.
+    """
+    error, limit = landing.error, landing.limit
     if not isinstance(error, (ProviderError, ExtractionFailed)):
         return b""
     told = {name: getattr(error, name, None) for name in _TOLD}
     given = {name: value[:_MOST_CHARACTERS] if isinstance(value, str) else value for name, value in told.items()}
+    if limit is not None:
+        given[_LIMIT] = limit.name, limit.reached - (now if limit.name == "deadline" else 0)
     return json.dumps({"code": error.code, **given}, separators=(",", ":")).encode(errors="replace")
+
+
+def could_do_better(call: Call, outcome: bytes, now: float, deadline: float) -> bool:
+    """Return whether a call could have what another process's call had too little of, which has failed for it."""
+    told = _facts(outcome).get(_LIMIT)
+    if not isinstance(told, list):
+        return False
+    name, reached, *_ = cast("list[Any]", [*told, None, None])
+    if name not in get_args(LimitName) or type(reached) not in (int, float):
+        return False
+    return Limit(name, reached + (now if name == "deadline" else 0)).is_passed_by(call, deadline)
 
 
 def error_of(call: Call, outcome: bytes) -> LLMCacheError:
@@ -49,11 +68,7 @@ def error_of(call: Call, outcome: bytes) -> LLMCacheError:
 
     Whoever can write to the store can write what they like there: what is not known is the error of the tree's root.
     """
-    try:
-        told: Any = json.loads(outcome)
-    except (ValueError, RecursionError):
-        told = None
-    facts = cast("dict[str, Any]", told) if isinstance(told, dict) else {}
+    facts = _facts(outcome)
     code = facts.get("code")
     made = _BY_CODE.get(code, ProviderError) if isinstance(code, str) else ProviderError
     details = {
@@ -64,6 +79,14 @@ def error_of(call: Call, outcome: bytes) -> LLMCacheError:
         **details,
     )
     return error.add(kind=call.plan.kind, model=call.plan.model, key=call.key.hex())
+
+
+def _facts(outcome: bytes) -> dict[str, Any]:
+    try:
+        told: Any = json.loads(outcome)
+    except (ValueError, RecursionError):
+        return {}
+    return cast("dict[str, Any]", told) if isinstance(told, dict) else {}
 
 
 def _all_below(root: type[LLMCacheError]) -> Iterator[type[LLMCacheError]]:

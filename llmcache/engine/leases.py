@@ -79,7 +79,7 @@ class Turn:
 class Lease:
     """A lease that this process holds, or may hold."""
 
-    __slots__ = ("head", "names", "token", "until")
+    __slots__ = ("head", "is_left", "names", "token", "until")
 
     def __init__(self, names: Names, token: bytes, head: bytes, until: float) -> None:
         self.names = names
@@ -88,6 +88,8 @@ class Lease:
         """The beginning of what lay there when it was taken; ``ANY`` where that is not known."""
         self.until = until
         """Until when it is renewed, in monotonic seconds."""
+        self.is_left = False
+        """Whether it may lie there still, though its answer was published: it could not be ended."""
 
 
 class LeasePlace(Protocol):
@@ -186,7 +188,7 @@ class Leases:
             self._give_up(lease.token)
             raise
         finally:
-            if self._let_go(lease) or is_renewed:
+            if self._let_go(lease) or is_renewed or lease.is_left:
                 self._end_later(lease, b"")
         return kept
 

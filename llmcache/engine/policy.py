@@ -28,7 +28,7 @@ from pydantic import ValidationError
 
 from llmcache.engine.call import Answered, Attempt, Call, Outcome, Reason, Spent
 from llmcache.engine.corrected import Corrected
-from llmcache.engine.flights import ABANDONED, Flight, Landing
+from llmcache.engine.flights import ABANDONED, Flight, Landing, Limit
 from llmcache.engine.landings import Turned
 from llmcache.engine.lifetimes import lasting
 from llmcache.engine.log_copy import NOTHING, Judge, View
@@ -302,6 +302,8 @@ async def _follow(call: Call, port: Port, deadline: float, flight: Flight, view:
             **_facts(call),
         )
     if landing.error is not None:
+        if landing.limit is not None and landing.limit.is_passed_by(call, deadline):
+            return None
         # What the leader's attempts cost is told by the leader's error alone: told twice, it would be counted twice.
         raise landing.error.again().add(attempts=0, cost_usd=Decimal(0))
     if landing.entry is None or (call.needs_completion and not landing.rest):
@@ -340,14 +342,14 @@ async def _fly(call: Call, port: Port, deadline: float, view: View) -> Answered 
                     landing = Landing(answered.entry, answered.rest or b"")
                 return answered
             answered = await leader.fly()
-        except LLMCacheError as error:
-            # A leader's deadline is its own: who waited has its own time to try in.
-            if not leader.out_of_time:
-                landing = Landing(error=error.again())
-            raise
-        except Exception:
-            # A validator of the caller's own has failed on an answer that is paid for: others may have use for it.
-            landing = leader.landing()
+        except Exception as error:
+            # A validator of the caller's own has failed on an answer that is paid for, perhaps with an error of a call
+            # that it has made: others may have use for it. Where it asks for this very request, theirs would too.
+            is_paid = leader.last is not None and not isinstance(error, RecursiveExtract)
+            if isinstance(error, LLMCacheError) and not is_paid and not leader.has_own_limit:
+                landing = Landing(error=error.again(), limit=leader.limit)
+            else:
+                landing = leader.landing()
             raise
         landing = leader.landing()
         return answered
@@ -368,8 +370,10 @@ class _Leader:
         self.deadline = deadline
         self.reason: Reason = reason
         self.spent = Spent()
-        self.out_of_time = False
-        """Whether it was a limit of this call's own that ended it: its deadline, or its budget."""
+        self.limit: Limit | None = None
+        """What has kept it from trying once more, of which others may have more."""
+        self.has_own_limit = False
+        """Whether what ended it is nobody else's: its budget, or its time to wait for other processes."""
         self.last: Entry | None = None
         self.rest = b""
 
@@ -399,8 +403,8 @@ class _Leader:
             outcome = "collapsed"
             left = self.deadline - port.now()
             if left <= 0:
-                # A limit of this call's own: others of its process have their own time to wait in.
-                self.out_of_time = True
+                # Others of its process have their own time to wait in.
+                self.has_own_limit = True
                 raise self._failed(
                     FlightTimeout(
                         f"Another process has been asking for the same request for the whole timeout of "
@@ -429,6 +433,12 @@ class _Leader:
                 except ValidationError as error:
                     self.last = None
                     errors = error_facts(error, call.plan.response.schema.schema)
+                except LLMCacheError as error:
+                    # Of another call, which a validator has made: this one has cost something too.
+                    cost, own = error.cost_usd, dollars(self.spent.cost)
+                    cost = None if cost is None or own is None else cost + own
+                    error.add(attempts=error.attempts + self.spent.attempts, cost_usd=cost)
+                    raise
                 else:
                     ttl = call.ttl
                     if call.derive is not None:
@@ -442,6 +452,8 @@ class _Leader:
                     return Answered(value, outcome, self.reason, None, entry, reply.rest, self.spent)
             await port.record_rejected(call_id, errors)
             if reasks >= call.max_reasks or self._is_over():
+                if reasks >= call.max_reasks:
+                    self.limit = Limit("max_reasks", call.max_reasks)
                 raise self._failed(
                     ValidationFailed(
                         f"The model's answer does not pass the validation of {call.plan.response.name}, "
@@ -472,8 +484,7 @@ class _Leader:
                 attempt = await port.ask(call, body, left, why, self.spent.attempts)
             except (LedgerFull, BudgetExceeded) as error:
                 self.spent.attempts -= 1
-                # A budget is the leader's own, as its deadline is.
-                self.out_of_time |= isinstance(error, BudgetExceeded)
+                self.has_own_limit = isinstance(error, BudgetExceeded)
                 raise self._failed(error) from None
             reply = attempt.reply
             told = reply if isinstance(reply, Reply) else reply.told
@@ -481,18 +492,21 @@ class _Leader:
             if isinstance(reply, Reply):
                 return attempt.call_id, reply
             wait = reply.retry_after if reply.retry_after is not None else self._backoff(retries)
-            if isinstance(reply.error, ProviderTimeout):
-                self.out_of_time = True
             if not reply.retry or retries >= call.max_retries or self._is_over(after=wait):
+                if isinstance(reply.error, ProviderTimeout):
+                    self.limit = Limit("deadline", self.deadline)
+                elif reply.retry and retries >= call.max_retries:
+                    self.limit = Limit("max_retries", call.max_retries)
                 raise self._failed(reply.error)
             retries += 1
             why = "retry"
             await port.pause(wait)
 
     def _is_over(self, after: float = 0.0) -> bool:
-        if self.port.now() + after < self.deadline:
+        then = self.port.now() + after
+        if then < self.deadline:
             return False
-        self.out_of_time = True
+        self.limit = Limit("deadline", then)
         return True
 
     def _backoff(self, retries: int) -> float:

@@ -20,7 +20,7 @@ from llmcache.engine import departures
 from llmcache.engine.call import Attempt, Call, Spent
 from llmcache.engine.corrected import Corrected, HumanAnswer, corrected_of
 from llmcache.engine.flights import ABANDONED, Flight, Landing
-from llmcache.engine.landings import LED_ALONE, Turned, error_of, outcome_of
+from llmcache.engine.landings import LED_ALONE, Turned, could_do_better, error_of, outcome_of
 from llmcache.engine.leases import ANY, HEAD_BYTES, Turn
 from llmcache.engine.lifetimes import FOREVER, lasting
 from llmcache.engine.log_copy import Judge, View, mark_of
@@ -114,6 +114,10 @@ class PortBase:
             return LED_ALONE
         while True:
             reply, flight.lease = runtime.leases.take(turn, until)
+            if reply.state == "failed" and could_do_better(call, reply.data, self.now(), until):
+                # A leader's limits are its own: its failure is no news to who has others.
+                turn.holder = b""
+                continue
             if reply.state != "found":
                 return Turned(reply.state, error_of(call, reply.data) if reply.state == "failed" else None)
             turn.refused = reply.data[:HEAD_BYTES]
@@ -132,7 +136,7 @@ class PortBase:
         """End a flight, and its lease, in this thread or in another."""
         try:
             if self._runtime.leases is not None and flight.turn is not None:
-                self._runtime.leases.end(flight.turn, outcome_of(landing.error), here=here)
+                self._runtime.leases.end(flight.turn, outcome_of(landing, self.now()), here=here)
         finally:
             # Whatever interrupts who tells the store: nobody is to wait for a flight that nobody lands.
             self._runtime.flights.land(flight, landing)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis
+from django.db.backends.signals import connection_created
 from pytest_django import DjangoDbBlocker
 
 from llmcache.engine.leases import ANY, HEAD_BYTES, Lease, LeasePlace, Leases, Names, Reply, Turn
@@ -399,6 +400,47 @@ def test_one_that_is_taken_after_nothing_was_held_for_a_while_is_renewed_too(
     leases.take(second, time.monotonic() + 60)
     until(lambda: renewed.count(second.token) >= 3)
     leases.end(second, here=True)
+
+
+@pytest.mark.parametrize("place", ["PostgreSQL"], indirect=True)
+def test_one_that_could_not_be_ended_when_its_answer_was_kept_keeps_nobody_here_waiting(
+    place: Place, book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leases, turn = book(SECONDS), place.turn()
+    _, lease = leases.take(turn, time.monotonic() + 60)
+
+    def fail(*_: object) -> None:
+        raise OSError("the server is gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(place.place, "release", fail)
+        assert leases.publish(lease, NEW, b"more", SECONDS)
+        leases.end(turn, here=True)
+        leases.finish(10)
+    assert place.holder == lease.token
+    # By who asks for what is there already.
+    assert leases.take(place.turn(ANY), time.monotonic() + 60)[0].state == "led"
+
+
+@pytest.mark.parametrize("place", ["PostgreSQL"], indirect=True)
+def test_statements_about_leases_share_a_connection(place: Place) -> None:
+    """Also where ``CONN_MAX_AGE`` is 0, as it is by default: who waits asks several times a second."""
+    opened = list[object]()
+
+    def note(*, connection: object, **_: object) -> None:
+        opened.append(connection)
+
+    connection_created.connect(note, weak=False)
+    try:
+        for number in range(5):
+            lease = place.led()
+            place.place.renew([lease], SECONDS)
+            assert place.publish(lease, b"entry %d" % number)
+            place.tier.delete(place.names.entry)
+    finally:
+        connection_created.disconnect(note)
+    # One of each of its threads, and this test's own.
+    assert 0 < len(opened) <= 3
 
 
 @pytest.mark.parametrize("place", ["PostgreSQL"], indirect=True)

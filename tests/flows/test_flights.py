@@ -266,6 +266,70 @@ def test_an_answer_is_not_lost_to_a_leaders_own_validator(sandbox: Sandbox) -> N
     assert (followed[0].outcome, sandbox.calls) == ("collapsed", 1)
 
 
+def test_an_answer_is_not_lost_to_an_error_of_another_call_in_a_validator(sandbox: Sandbox) -> None:
+    class Asking(BaseModel):
+        """Asks the first time for what is not there."""
+
+        name: str
+
+        @field_validator("name")
+        @classmethod
+        def check(cls, value: str) -> str:
+            if not failed.is_set():
+                failed.set()
+                llmcache.extract("Grace", Person, cache="only")
+            return value
+
+    failed = threading.Event()
+    sandbox.hold()
+    leader, led = in_background(lambda: llmcache.extract("Ada", Asking))
+    sandbox.wait_until_received(1)
+    follower, followed = in_background(lambda: llmcache.extract_with_info("Ada", Asking))
+    _all_but_one_wait(2)
+    sandbox.release()
+    leader.join()
+    follower.join()
+    # What it has cost is what the call has paid, though its error is another's.
+    assert (type(led[0]), led[0].attempts) == (llmcache.NotCached, 1)
+    assert (followed[0].outcome, sandbox.calls) == ("collapsed", 1)
+
+
+@pytest.mark.parametrize("limit", ["max_retries", "max_reasks"])
+def test_who_may_try_more_often_does_not_fail_with_a_leader_who_may_not(limit: str, sandbox: Sandbox) -> None:
+    sandbox.fail(faults.server_error(503) if limit == "max_retries" else faults.wrong_json())
+    sandbox.hold()
+
+    def ask(most: int) -> tuple[threading.Thread, list[Any]]:
+        limits: dict[str, Any] = {limit: most}
+        return in_background(lambda: llmcache.extract("Ada", Person, **limits))
+
+    threads = [ask(0)]
+    sandbox.wait_until_received(1)
+    threads += [ask(most) for most in (0, 0, 1, 1)]
+    _all_but_one_wait(5)
+    sandbox.release()
+    for thread, _ in threads:
+        thread.join()
+    failed = llmcache.ProviderUnavailable if limit == "max_retries" else llmcache.ValidationFailed
+    assert [type(found[0]) for _, found in threads] == [failed] * 3 + [Person] * 2
+    assert sandbox.received == 2
+
+
+def test_a_provider_that_is_not_to_be_asked_for_long_is_not_asked_by_each_who_waits(sandbox: Sandbox) -> None:
+    sandbox.fail(faults.rate_limited(retry_after=3_600), times=None)
+    sandbox.hold()
+    threads = [in_background(lambda: llmcache.extract("Ada", Person, timeout=60)) for _ in range(8)]
+    sandbox.wait_until_received(1)
+    _all_but_one_wait(8)
+    sandbox.release()
+    for thread, _ in threads:
+        thread.join()
+    errors = [found[0] for _, found in threads]
+    assert [(type(error), error.retry_after) for error in errors] == [(llmcache.RateLimited, 3_600)] * 8
+    assert sorted(error.attempts for error in errors) == [0] * 7 + [1]
+    assert sandbox.received == 1
+
+
 def test_a_validator_that_asks_for_its_own_request_is_told_so(sandbox: Sandbox) -> None:
     class Asking(BaseModel):
         """Asks for itself."""

@@ -118,6 +118,34 @@ def test_many_that_come_and_go(provider: Sandbox) -> None:
     until(lambda: held() == 0)
 
 
+def test_who_goes_for_leases_on_a_slow_server_holds_up_no_answer(
+    provider: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leases = process.current().leases
+    assert leases is not None
+    take, asked, over = leases.take, threading.Semaphore(0), threading.Event()
+
+    def slow(*given: Any) -> Any:
+        asked.release()
+        over.wait(60)
+        return take(*given)
+
+    async def main() -> None:
+        await llmcache.aextract("Ada", Person)
+        monkeypatch.setattr(leases, "take", slow)
+        tasks = [asyncio.create_task(llmcache.aextract(f"text {number}", Person)) for number in range(20)]
+        for _ in range(4):
+            while not asked.acquire(blocking=False):
+                await asyncio.sleep(0.001)
+        # What lies beside an entry is read in a thread.
+        assert (await llmcache.aextract_with_info("Ada", Person)).outcome == "hit"
+        assert not over.is_set()
+        over.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(asyncio.wait_for(main(), 50))
+
+
 def test_a_thread_that_is_interrupted_gives_its_lease_back(provider: Sandbox) -> None:
     class StopNow(BaseException):
         """As a signal handler's."""

@@ -192,6 +192,20 @@ def test_a_leaders_limit_is_its_own(workers: Workers, sandbox: Sandbox, waits: P
     assert other.hear() == ["Ada", "miss", 1]
 
 
+def test_how_it_failed_is_no_news_to_who_may_try_more_often(workers: Workers, sandbox: Sandbox, waits: Path) -> None:
+    leader, other = ready(workers, 2, waits)
+    before = held(sandbox)
+    sandbox.fail(faults.server_error(503))
+    leader.tell("tries", text="Ada")
+    sandbox.wait_until_received(before + 1)
+    other.tell("tries", text="Ada", max_retries=1)
+    until_waiting(waits, 1)
+    sandbox.release()
+    assert leader.hear() == ["provider_unavailable", "error", 1]
+    assert other.hear() == ["Ada", "miss", 1]
+    assert len(sandbox.requests) == before + 2
+
+
 @pytest.mark.parametrize("place", ["redis"], indirect=True)
 def test_who_waits_has_a_limit_too(workers: Workers, sandbox: Sandbox) -> None:
     leader, other = ready(workers, 2)

@@ -39,6 +39,15 @@ def test_an_error_is_raised_where_it_is_awaited() -> None:
     assert asyncio.run(workers.files.run(lambda: 1)) == 1
 
 
+def test_an_error_that_no_future_takes_is_told_all_the_same() -> None:
+    async def main() -> None:
+        await asyncio.wait_for(workers.files.run(lambda: next(iter(()))), WAIT)
+
+    with pytest.raises(RuntimeError) as caught:
+        asyncio.run(main())
+    assert isinstance(caught.value.__cause__, StopIteration)
+
+
 def test_at_most_so_many_threads() -> None:
     pool, together, over = workers.Workers("test", 3), threading.Semaphore(0), threading.Event()
 
