@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from django.views.decorators.debug import sensitive_variables
 from pydantic import ValidationError
 
-from llmcache import invalidation, request
+from llmcache import invalidation
 from llmcache.engine import process
 from llmcache.engine.corrected import HUMAN, PINNED
 from llmcache.engine.log_copy import Judge
@@ -73,7 +73,17 @@ def withdraw(correction: Correction, *, user: str = "") -> bool:
 
     What it has made void and still lies somewhere is served; else the next call asks the provider.
     """
-    return invalidation.undo(correction.invalidation.uid, user=user)
+    from llmcache.models import Invalidation
+
+    require_no_loop("corrections.withdraw")
+    now = process.current()
+    now.require_database()
+    # Not through the correction: what is loaded with a row is looked for where the project's routers say.
+    rows = Invalidation.objects.using(now.settings.database).filter(pk=correction.invalidation_id)  # pyright: ignore
+    uid = rows.values_list("uid", flat=True).first()
+    if uid is None:
+        raise InvalidRequest("There is no such correction: it was pruned, or belongs to another project.")
+    return invalidation.undo(uid, user=user)
 
 
 def quarantine(key: str, *, user: str = "") -> str | None:
@@ -194,12 +204,13 @@ def _made(now: Runtime, entry: CacheEntry, answer: str, user: str, note: str, *,
     from llmcache.models import CacheEntry, Correction
     from llmcache.pruning import prune_corrections
 
-    made_by = request.word("user", user) if user else ""
+    made_by = invalidation.who(user)
     reason = invalidation.reason_of(note, "note") or (PINNED if is_pin else "corrected")
     with transaction.atomic(using=now.settings.database):
         row = invalidation.made(now, Predicate(key=entry.key), reason, made_by, corrects=True)
         made = Correction(
-            invalidation=row,
+            # Not the row itself: the project's routers may say that both lie elsewhere, and not together.
+            invalidation_id=row.pk,
             **{name: getattr(entry, name) for name in _OF_ENTRY},
             answer=answer,
             is_pin=is_pin,
@@ -208,6 +219,7 @@ def _made(now: Runtime, entry: CacheEntry, answer: str, user: str, note: str, *,
             made_by=made_by,
         )
         made.save(using=now.settings.database, force_insert=True)
+        Correction._meta.get_field("invalidation").set_cached_value(made, row)  # type: ignore[attr-defined]
         prune_corrections(now.settings.database, now.namespace, now.settings.retention["invalidations"])
         # What is served from now on; the journal tells more of it once it is served.
         CacheEntry.objects.using(now.settings.database).filter(pk=entry.pk).update(

@@ -7,7 +7,7 @@ caller at once, and taken back with it.
 from __future__ import annotations
 
 import os
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -86,12 +86,15 @@ def invalidate(
     given = {"tenant": tenant, "subject": subject, "response_model": response_model, "model": model}
     predicate = _predicate(now, {"key": key, **given, "tag": tag, "kind": kind}, everything)
     if dry_run:
-        entries, cost, more = concerned(now, predicate)
+        # Entries under a secret from before are found, and void, too.
+        word = None if subject is NOT_GIVEN else request.word("subject", subject)
+        subjects = [] if word is None else [seal.subject_hash(word) for seal in now.seals]
+        entries, cost, more = concerned(now, predicate, subjects)
         return Invalidated(None, entries, dollars(cost), more)
-    made_by = request.word("user", user, most=_MAX_USER) if user else ""
+    made_by = who(user)
     if at is not None and planned.is_to_come(at):
         row = planned.plan(now, predicate, at, reason_of(reason), made_by)
-        return Invalidated(row.uid, due_at=row.due_at)
+        return Invalidated(row.uid, due_at=at)
     return Invalidated(made(now, predicate, reason_of(reason), made_by).uid)
 
 
@@ -111,7 +114,7 @@ def undo(invalidation: str | Invalidated | Invalidation, *, user: str = "") -> b
     require_no_loop("undo")
     now = process.current()
     now.require_database()
-    undone_by = request.word("user", user, most=_MAX_USER) if user else ""
+    undone_by = who(user)
     uid = _id_of(invalidation)
     found = _by_id(now, uid)
     if found is None:
@@ -162,23 +165,47 @@ def _condition(now: Runtime, name: str, value: Any) -> str:
         word = word.lower()
         if len(word) != 64 or set(word) - set("0123456789abcdef"):
             raise InvalidRequest("key= must be the 64 hex digits of a key, as extract_with_info() tells it.")
+    if "\0" in word and name != "subject" and _refuses_nul(now):
+        raise InvalidRequest(f"{name}= has a NUL, which the ledger's database takes in no column.")
     if name == "model" and "/" not in word:
         raise InvalidRequest(f"model= must be 'provider/model', as in 'openai/gpt-5-mini'; got {word!r}.")
     return now.seals[0].subject_hash(word) if name == "subject" else word
+
+
+def _refuses_nul(now: Runtime) -> bool:
+    from django.db import connections
+
+    now.require_database()
+    return bool(connections[now.settings.database].features.prohibits_null_characters_in_text_exception)
 
 
 def reason_of(reason: object, name: str = "reason") -> str:
     """Return a reason as the log takes it. Raises ``InvalidRequest``, which names the argument."""
     if not isinstance(reason, str) or len(reason) > MAX_REASON:
         raise InvalidRequest(f"{name}= must be a str of at most {MAX_REASON} characters.")
-    return reason
+    return _kept(name, reason)
 
 
-def concerned(now: Runtime, predicate: Predicate) -> tuple[int, int | None, bool]:
+def who(user: str) -> str:
+    """Return a user's name as the log takes it; empty for none. Raises ``InvalidRequest``."""
+    return _kept("user", request.word("user", user, most=_MAX_USER)) if user else ""
+
+
+def _kept(name: str, text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"{name}= has a lone surrogate, which UTF-8 cannot express.") from None
+    if "\0" in text:
+        raise InvalidRequest(f"{name}= has a NUL, which not every database takes.")
+    return text
+
+
+def concerned(now: Runtime, predicate: Predicate, subjects: Sequence[str]) -> tuple[int, int | None, bool]:
     """Return how many live entries the ledger has for a predicate, and what they cost in 10**-12 US dollars.
 
-    Looks at no more than ``MOST_LOOKED_AT`` rows: the newest of those that an index finds. The last value says whether
-    there are others.
+    ``subjects``: what stands for the predicate's subject, under each of the project's secrets. Looks at no more than
+    ``MOST_LOOKED_AT`` rows: the newest of those that an index finds. The last value says whether there are others.
     """
     from django.db.models import Count, Q, Sum
     from django.utils import timezone
@@ -201,7 +228,7 @@ def concerned(now: Runtime, predicate: Predicate) -> tuple[int, int | None, bool
     if predicate.response_type is not None:
         meant &= Q(response_type=predicate.response_type[:MAX_NAME])
     if predicate.subject is not None:
-        meant &= Q(subject_hash=predicate.subject)
+        meant &= Q(subject_hash__in=subjects)
     found: dict[str, Any] = rows[: MOST_LOOKED_AT + 1].aggregate(
         rows=Count("pk"),
         entries=Count("pk", filter=meant),
@@ -269,7 +296,9 @@ def _id_of(invalidation: Any) -> str:
 def _by_id(now: Runtime, uid: str) -> Invalidation | None:
     from llmcache.models import Invalidation
 
-    return Invalidation.objects.using(now.settings.database).filter(namespace=now.namespace, uid=uid[:32]).first()
+    if not planned.is_an_id(uid):
+        return None
+    return Invalidation.objects.using(now.settings.database).filter(namespace=now.namespace, uid=uid).first()
 
 
 def _change(now: Runtime, rows: Iterable[Row]) -> None:
@@ -289,9 +318,9 @@ def _change(now: Runtime, rows: Iterable[Row]) -> None:
         # Django takes it out when the transaction, or the savepoint within it, is rolled back: with all that came
         # after it, so that what is left is where it was put.
         found = connection.run_on_commit
-        if place < len(found) and found[place][1] is commit:
-            return True
-        return any(entry[1] is commit for entry in found)
+        # A slice, for who commits may be emptying it while another thread looks.
+        here = found[place : place + 1]
+        return bool(here and here[0][1] is commit) or any(entry[1] is commit for entry in found)
 
     place = len(connection.run_on_commit)
     pending = Pending(changed, lasts)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Iterable
+import queue
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing, contextmanager
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import DatabaseError, connections
+from django.db import DatabaseError, OperationalError, connections
 from django.db.models import Count, IntegerField, Max, Q, TextField, Value
 from django.db.models.functions import Cast
 
@@ -18,6 +20,9 @@ from llmcache.engine.predicates import Predicate
 from llmcache.envelope import SEEN_ID_BYTES
 from llmcache.models import Invalidation
 from llmcache.money import forks
+from llmcache.tiers.desk import Desk, LateError
+
+_T = TypeVar("_T")
 
 _EMPTY: Final = State(0, 0, 0)
 _COLUMNS: Final = {
@@ -38,6 +43,11 @@ _CORRECTS: Final = 2
 """In the number that says what a row is: this for one that corrects, and one for one that is in force."""
 
 
+_APART_SECONDS: Final = 2.0
+"""How long who is in a transaction waits for another connection."""
+_desk: Final = Desk("llmcache-log-apart", 4, connections.close_all)
+
+
 class InvalidationRows:
     """The rows of one name space in one database.
 
@@ -50,6 +60,9 @@ class InvalidationRows:
 
     def state(self) -> State:
         """Return what tells whether a copy is up to date."""
+        return self._committed(self._state)
+
+    def _state(self) -> State:
         try:
             found = self._rows().aggregate(
                 rows=Count("pk"), active=Count("pk", filter=Q(active=True)), highest=Max("pk")
@@ -62,6 +75,9 @@ class InvalidationRows:
 
     def rows(self, above: int = 0, *, undone: bool = False) -> list[Row]:
         """Return the rows whose number is higher; with ``undone`` those alone that were undone."""
+        return self._committed(partial(self._read_rows, above, undone))
+
+    def _read_rows(self, above: int, undone: bool) -> list[Row]:
         # In this form the index serves it everywhere: SQLite looks through all rows for NOT active.
         rows = self._rows().filter(active__in=(False,) if undone else (True, False), pk__gt=above)
         # Of plain types, and decoded here: what the fields do with each value takes as long as all else together.
@@ -88,6 +104,36 @@ class InvalidationRows:
         """Close this thread's connection."""
         if self._using in connections.settings:
             connections[self._using].close()
+
+    def _committed(self, read: Callable[[], _T]) -> _T:
+        """Return what is read of what is committed: what is known of the log is what all threads go by.
+
+        Within a transaction a caller's connection shows what nobody else may see yet, and may not show what others have
+        committed since. So another one is asked then, for some seconds at most: it may wait for that transaction.
+        """
+        if not self._is_in_transaction():
+            return read()
+
+        def apart() -> _T:
+            if self._is_in_transaction():
+                # No thread is left, at the end of the program: this one does it, and keeps what it has open.
+                raise OperationalError("there is no thread to read in")
+            with self.reading():
+                return read()
+
+        try:
+            return _desk.ask(apart, _APART_SECONDS)
+        except (LateError, queue.Full) as error:
+            raise OperationalError(str(error)) from None
+
+    def _is_in_transaction(self) -> bool:
+        if self._using not in connections.settings:
+            return False
+        connection: Any = connections[self._using]
+        if not connection.in_atomic_block:
+            return False
+        # Such a database is its connection's own.
+        return connection.vendor != "sqlite" or not connection.is_in_memory_db()
 
     def _rows(self) -> Any:
         connection = connections[self._using]
@@ -121,6 +167,10 @@ class RowsOfTest(InvalidationRows):
     def state(self) -> State:
         """Return what tells whether a copy is up to date."""
         return super().state() if self._namespace in _made_in else _EMPTY
+
+    def _is_in_transaction(self) -> bool:
+        # A test's own is all there is.
+        return False
 
 
 def _read(found: Iterable[tuple[Any, ...]]) -> list[Row]:

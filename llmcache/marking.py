@@ -19,7 +19,7 @@ from django.db.models import Q
 from llmcache.engine.corrected import HUMAN, PINNED
 from llmcache.engine.log_copy import LogCopy, View
 from llmcache.engine.predicates import Facts
-from llmcache.invalidation_rows import without_rewriting
+from llmcache.invalidation_rows import row_of, without_rewriting
 from llmcache.models import MAX_NAME, CacheEntry, EntryTag, Invalidation
 
 if TYPE_CHECKING:
@@ -63,10 +63,11 @@ def tell_entries(now: Runtime, seconds: float) -> int:
     Return how many rows of entries were changed. Any number of processes may do it at once.
     """
     using, until, changed = now.settings.database, time.monotonic() + seconds, 0
-    # Of what another process has undone this one may not know yet.
-    now.log.read_now()
     rows = Invalidation.objects.using(using).filter(namespace=now.namespace, to_tell=True).order_by("pk")
     while row := rows.first():
+        if not now.log.known().knows(row_of(row)):
+            # Another process has made or undone it, maybe since the one before was told.
+            now.log.read_now()
         while True:
             more, is_over = _tell_some(now, row)
             changed += more
@@ -83,9 +84,11 @@ def _tell_some(now: Runtime, row: Invalidation) -> tuple[int, bool]:
     using = now.settings.database
     same = Invalidation.objects.using(using).filter(pk=row.pk, active=row.active)
     with transaction.atomic(using=using):
-        found, told_to = _made_void(now, row) if row.active else _told_before(now, row)
+        # A correction that is withdrawn leaves its entry void, as an invalidation does that is made.
+        makes_void = row.active or row.corrects
+        found, told_to, is_over = _made_void(now, row) if makes_void else _told_before(now, row)
         changed = _mark(now, found)
-        row.told_to, is_over = told_to, len(found) < AT_A_TIME
+        row.told_to = told_to
         if is_over:
             same.update(to_tell=False, told_to="")
         else:
@@ -93,26 +96,26 @@ def _tell_some(now: Runtime, row: Invalidation) -> tuple[int, bool]:
     return changed, is_over
 
 
-def _told_before(now: Runtime, row: Invalidation) -> tuple[list[CacheEntry], str]:
-    """Return some entries that still say that it has made them void, which was undone."""
+def _told_before(now: Runtime, row: Invalidation) -> tuple[list[CacheEntry], str, bool]:
+    """Return some entries that still say that it has made them void, which was undone; and whether that is all."""
     # Said twice: the index has only those that are void, and SQLite takes no value to be one.
     entries = _entries(now).filter(void_by=row.uid).exclude(void_by="").order_by("void_by", "pk")
-    return list(entries[:AT_A_TIME]), ""
+    found = list(entries[:AT_A_TIME])
+    return found, "", len(found) < AT_A_TIME
 
 
-def _made_void(now: Runtime, row: Invalidation) -> tuple[list[CacheEntry], str]:
-    """Return some entries that it may have made void, and up to where these are."""
+def _made_void(now: Runtime, row: Invalidation) -> tuple[list[CacheEntry], str, bool]:
+    """Return some entries that it may have made void, up to where these are, and whether there are no others."""
     entries = _entries(now)
     if row.key:
-        return list(entries.filter(key=row.key)), ""
+        return list(entries.filter(key=row.key)), "", True
     if row.tag:
         tagged = EntryTag.objects.using(now.settings.database).filter(tag=row.tag[:MAX_NAME])
         if row.told_to.isdecimal():
             tagged = tagged.filter(entry_id__gt=int(row.told_to))
         numbers = list(tagged.order_by("tag", "entry_id").values_list("entry_id", flat=True)[:AT_A_TIME])
-        # Of other name spaces too: as many as there are, so that the end is seen.
-        entries = CacheEntry.objects.using(now.settings.database).filter(pk__in=numbers)
-        return list(entries), str(numbers[-1]) if numbers else ""
+        # By their numbers, and not by how many there still are: some may have been pruned since.
+        return list(entries.filter(pk__in=numbers)), str(numbers[-1]) if numbers else "", len(numbers) < AT_A_TIME
     for column in _BY:
         if value := getattr(row, column):
             entries = entries.filter(**{column: value[:MAX_NAME]})
@@ -121,7 +124,8 @@ def _made_void(now: Runtime, row: Invalidation) -> tuple[list[CacheEntry], str]:
         # By the time of writing alone, which is of all name spaces.
         entries = CacheEntry.objects.using(now.settings.database).all()
     found = list(_after(entries, row).order_by("-written_at", "-pk")[:AT_A_TIME])
-    return found, f"{found[-1].written_at.isoformat()}{_BETWEEN}{found[-1].pk}" if found else ""
+    told_to = f"{found[-1].written_at.isoformat()}{_BETWEEN}{found[-1].pk}" if found else ""
+    return found, told_to, len(found) < AT_A_TIME
 
 
 def _after(entries: Any, row: Invalidation) -> Any:

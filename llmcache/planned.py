@@ -8,7 +8,7 @@ from the beginning: whoever brings it into force, and however many try, there is
 from __future__ import annotations
 
 import os
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from llmcache import request
@@ -31,12 +31,11 @@ MOST_AT_ONCE: Final = 200
 
 def is_to_come(at: object) -> bool:
     """Return whether a time is to come. Raises ``InvalidRequest`` for what is no time, or too far ahead."""
-    from django.utils import timezone
-
     if not isinstance(at, datetime) or at.utcoffset() is None:
         raise InvalidRequest("at= must be an aware datetime: a naive one means another moment elsewhere.")
     try:
-        ahead = at - timezone.now()
+        # Not Django's now, which is naive where a project is without time zones.
+        ahead = at - datetime.now(UTC)
     except OverflowError:
         ahead = timedelta.max
     if ahead > LONGEST_AHEAD:
@@ -56,7 +55,7 @@ def plan(now: Runtime, predicate: Predicate, at: datetime, reason: str, made_by:
         uid=os.urandom(SEEN_ID_BYTES).hex(),
         namespace=now.namespace,
         **columns_of(predicate),
-        due_at=at,
+        due_at=_stored(at),
         made_at=timezone.now(),
         made_by=made_by,
         reason=reason,
@@ -110,8 +109,20 @@ def call_off(now: Runtime, row: PlannedInvalidation, by: str) -> bool:
 
 def find(now: Runtime, uid: str) -> PlannedInvalidation | None:
     """Return the one that was planned under an id, whatever has become of it."""
-    # PostgreSQL refuses to look for a NUL.
-    return None if "\0" in uid else _rows(now).filter(uid=uid[:32]).first()
+    return _rows(now).filter(uid=uid).first() if is_an_id(uid) else None
+
+
+def is_an_id(uid: str) -> bool:
+    """Return whether a text may be the id of an invalidation; databases refuse to look for just anything."""
+    return 0 < len(uid) <= 2 * SEEN_ID_BYTES and uid.isprintable()
+
+
+def _stored(at: datetime) -> datetime:
+    """Return an aware time as the project's databases keep it."""
+    from django.conf import settings
+    from django.utils import timezone
+
+    return at if settings.USE_TZ else timezone.make_naive(at, timezone.get_default_timezone()).replace(fold=0)
 
 
 def _bring(now: Runtime, row: PlannedInvalidation) -> bool:

@@ -5,7 +5,6 @@ What makes invalidations prunes them; all else is done by who keeps house, so ma
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -64,8 +63,8 @@ def prune_corrections(using: str, namespace: str, seconds: float) -> int:
 
 def _delete(using: str, oldest: list[tuple[int, datetime | None]], seconds: float) -> int:
     """Delete invalidations, told with the time since when they are of no use, if there are a hundred old ones."""
-    before = timezone.now() - timedelta(seconds=seconds)
-    if len(oldest) < AT_A_TIME or not all(at is not None and at < before for _, at in oldest):
+    before = _ago(seconds)
+    if len(oldest) < AT_A_TIME or before is None or not all(at is not None and at < before for _, at in oldest):
         return 0
     gone = [pk for pk, _ in oldest]
     rows = Invalidation.objects.using(using).filter(pk__in=gone)
@@ -105,8 +104,14 @@ def _delete_some(rows: QuerySet[Any]) -> int:
 
 def _before(now: Runtime, name: str) -> datetime | None:
     """Return the time that rows are old before; None where they are kept for ever."""
-    seconds = now.settings.retention[name]
-    return None if math.isinf(seconds) else timezone.now() - timedelta(seconds=seconds)
+    return _ago(now.settings.retention[name])
+
+
+def _ago(seconds: float) -> datetime | None:
+    """Return the time so many seconds ago; None where nothing can be as old."""
+    at = timezone.now()
+    # So long ago that datetime has no year for it, perhaps.
+    return None if seconds >= at.timestamp() else at - timedelta(seconds=seconds)
 
 
 def _calls(now: Runtime) -> QuerySet[Any] | None:

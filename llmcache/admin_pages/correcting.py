@@ -188,6 +188,8 @@ class EntryCorrecting(EntryContents, EntryPage):
         entry: Any = self.get_object(request, unquote(object_id))
         if entry is None:
             return self._gone(request, object_id)
+        if not allowed(request, entry):
+            raise PermissionDenied
         try:
             if not self.conditions(entry):
                 raise InvalidRequest(_elsewhere())
@@ -218,6 +220,8 @@ class EntryCorrecting(EntryContents, EntryPage):
         entry: Any = self.get_object(request, unquote(object_id))
         if entry is None:
             return self._gone(request, object_id)
+        if not self.has_correct_permission(request, entry):
+            raise PermissionDenied
         try:
             if not self.conditions(entry):
                 raise InvalidRequest(_elsewhere())

@@ -80,8 +80,28 @@ def _path(loc: tuple[int | str, ...]) -> str:
 def editable(text: str) -> str:
     """Return JSON indented, to be edited; what would not come through that unchanged as it is."""
     try:
-        shown = json.dumps(json.loads(text), ensure_ascii=False, indent=2, allow_nan=False)
+        found = json.loads(text, parse_float=_same(float), parse_int=_same(int), object_pairs_hook=_each_once)
+        shown = json.dumps(found, ensure_ascii=False, indent=2, allow_nan=False)
         shown.encode()
     except (ValueError, RecursionError):
         return text.encode(errors="replace").decode()
     return shown
+
+
+def _same(number: Callable[[str], float]) -> Callable[[str], float]:
+    """Return what reads a number, with ValueError for one that would be written in another way: 19.90 as 19.9."""
+
+    def read(text: str) -> float:
+        value = number(text)
+        if json.dumps(value) != text:
+            raise ValueError
+        return value
+
+    return read
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError
+    return found

@@ -56,6 +56,10 @@ class CorrectionAdmin(LedgerAdmin):
         """Return whether this user may see answers."""
         return self.has_view_permission(request, obj) and may(request, "llmcache.reveal_cacheentry")
 
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[Any]:
+        """Return the rows, each with its line of the log: nothing is loaded later, from where routers say."""
+        return super().get_queryset(request).select_related("invalidation")
+
     # The list
 
     @admin.display(description=gettext_lazy("made"))
@@ -177,6 +181,8 @@ class CorrectionAdmin(LedgerAdmin):
         row: Any = self.get_object(request, unquote(object_id))
         if row is None:
             return self._gone(request, object_id)
+        if not self.has_withdraw_permission(request, row):
+            raise PermissionDenied
         try:
             with transaction.atomic(using=self.database()):
                 withdrawn = corrections.withdraw(row, user=name_of(request))
@@ -207,6 +213,8 @@ class CorrectionAdmin(LedgerAdmin):
         row: Any = self.get_object(request, unquote(object_id))
         if row is None:
             return self._gone(request, object_id)
+        if not self.has_reveal_permission(request, row):
+            raise PermissionDenied
         self.log_change(request, row, _("Revealed the answer."))
         context = {
             **self.admin_site.each_context(request),

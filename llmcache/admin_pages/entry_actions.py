@@ -129,9 +129,15 @@ class EntryActions(EntryPage):
         rows = self._chosen(request, request.POST.getlist(ACTION_CHECKBOX_NAME))
         form = ACTIONS[action].form(request.POST)
         entries = list(rows[: ACTIONS[action].most + 1])
+        self._require_visible(request, entries)
         if not entries or len(entries) > ACTIONS[action].most or not form.is_valid():
             return self._asked(request, action, rows, form)
         return self._done(request, action, entries, form)
+
+    def _require_visible(self, request: HttpRequest, entries: Sequence[CacheEntry]) -> None:
+        # A project's own admin may show some rows to somebody and others not.
+        if not all(self.has_view_permission(request, entry) for entry in entries):
+            raise PermissionDenied
 
     def _chosen(self, request: HttpRequest, ids: list[str]) -> models.QuerySet[Any]:
         return self.get_queryset(request).filter(pk__in=selected_ids(ids)).order_by("pk")
@@ -141,6 +147,7 @@ class EntryActions(EntryPage):
     ) -> HttpResponse:
         action = ACTIONS[name]
         entries: list[CacheEntry] = list(rows[: action.most + 1])
+        self._require_visible(request, entries)
         if not entries:
             self.message_user(request, _("None of these entries is there any more."), messages.WARNING)
             return HttpResponseRedirect(self.address("changelist"))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 from django import forms
+from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
@@ -114,6 +115,9 @@ class InvalidationForm(forms.Form):
         """Return the time, if it is one that can be planned for."""
         at = self.cleaned_data["at"]
         if at is not None:
+            if timezone.is_naive(at):
+                # In a project without time zones.
+                at = timezone.make_aware(at, timezone.get_default_timezone())
             try:
                 planned.is_to_come(at)
             except InvalidRequest:

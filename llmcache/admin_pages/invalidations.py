@@ -26,7 +26,7 @@ import llmcache
 from llmcache.admin_pages import columns, filters
 from llmcache.admin_pages.columns import Fact, Group, known, number
 from llmcache.admin_pages.invalidation_form import InvalidationForm
-from llmcache.admin_pages.lists import as_hex, beginning
+from llmcache.admin_pages.lists import as_hex, beginning, may
 from llmcache.admin_pages.undoing import Undoing
 from llmcache.admin_pages.users import name_of
 from llmcache.engine import process
@@ -96,6 +96,12 @@ class InvalidationAdmin(Undoing):
         """Return whether this user may invalidate."""
         user: Any = request.user
         return user.has_perm("llmcache.add_invalidation")
+
+    def has_undo_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether this user may undo what they can see; a correction's line for who may withdraw that."""
+        if obj is not None and obj.corrects and not may(request, "llmcache.withdraw_correction"):
+            return False
+        return super().has_undo_permission(request, obj)
 
     # The list
 

@@ -101,7 +101,7 @@ class SchemaVersionAdmin(LedgerAdmin):
         ]
         groups = [Group(_("What it is"), facts)]
         if self.readable(request, CacheEntry):
-            there = deploys.facts_of(version, version.previous, self._entries, self.database())
+            there = deploys.facts_of(version, self._before(version), self._entries, self.database())
             groups.append(Group(_("What there is of it"), there))
         return groups
 
@@ -115,7 +115,7 @@ class SchemaVersionAdmin(LedgerAdmin):
     def details(self, request: HttpRequest, row: Any) -> dict[str, Any]:  # noqa: ARG002
         """Return the schema and what has changed."""
         version: SchemaVersion = row
-        before: SchemaVersion | None = version.previous
+        before = self._before(version)
         rows = SchemaVersion.objects.using(self.database()).filter(previous=version.pk)
         later = rows.order_by("first_seen_at", "pk")[:LATER_SHOWN]
         changes = _changes(version)
@@ -126,6 +126,15 @@ class SchemaVersionAdmin(LedgerAdmin):
             "before": None if before is None else self._named(before),
             "later": [self._named(each) for each in later],
         }
+
+    def _before(self, version: SchemaVersion) -> SchemaVersion | None:
+        """Return the version before; looked for once for a page, and not where the project's routers say."""
+        found: Any = getattr(version, "_before", self)
+        if found is self:
+            rows = SchemaVersion.objects.using(self.database())
+            found = rows.filter(pk=version.previous_id).first() if version.previous_id else None  # type: ignore[attr-defined]
+            version._before = found  # type: ignore[attr-defined]
+        return found
 
     def _named(self, version: SchemaVersion) -> dict[str, Any]:
         return {

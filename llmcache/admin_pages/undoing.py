@@ -53,6 +53,8 @@ class Undoing(LedgerAdmin):
             # As Django does for the page of a row that is gone.
             django: Any = super()
             return django._get_obj_does_not_exist_redirect(request, self.opts, object_id)
+        if not self.has_undo_permission(request, row):
+            raise PermissionDenied
         try:
             with transaction.atomic(using=self.database()):
                 undone = self.can_undo(row) and llmcache.undo(row.uid, user=name_of(request))

@@ -204,14 +204,25 @@ class Log:
     def heads(self, predicate: Predicate) -> tuple[bytes, ...]:
         """Return the ids that a new row with this predicate supersedes."""
         # A transaction may have very many: no copy of all for each of them.
-        return self._copy.heads(predicate, [row for row in self._own_rows() if row.predicate == predicate])
+        mine = (
+            row
+            for pending in _pending.get()
+            for row in pending.rows
+            # Of very many only those are asked whether they last.
+            if row.predicate == predicate and pending in self._open and pending.lasts()
+        )
+        return self._copy.heads(predicate, mine)
 
     def add_pending(self, pending: Pending) -> None:
         """Let this context see what its transaction is about to change."""
         with self._lock:
             self._open.add(pending)
             self.good_until = float("-inf")
-        _pending.set((*(each for each in _pending.get() if each.lasts()), pending))
+        mine = _pending.get()
+        if not len(mine) & (len(mine) - 1):
+            # Now and then: one transaction may have very many.
+            mine = tuple(each for each in mine if each.lasts())
+        _pending.set((*mine, pending))
 
     def commit(self, rows: Iterable[Row], pending: Pending | None = None) -> None:
         """Take in what this process has committed, and let others look."""
@@ -368,9 +379,12 @@ class Log:
             if not left:
                 self._source.close()
                 continue
-            with self._source.reading():
-                # What the last one finds is gone by for two RECHECK: what lies on the board may be one old already.
-                self._read(strict=left == 1)
+            try:
+                with self._source.reading():
+                    # What the last one finds is gone by for two RECHECK: what lies on the board may be one old already.
+                    self._read(strict=left == 1)
+            except Exception as error:  # noqa: BLE001  # of opening or closing a connection, of whatever database
+                self._failed(error)
             with self._changed:
                 self._rounds += 1
                 self._round_began = None

@@ -252,6 +252,11 @@ class LogCopy:
         """What it knows, in short."""
         return State(len(self._rows), self._active, self._highest)
 
+    def knows(self, row: Row) -> bool:
+        """Return whether it has a row, and in force or not as that is."""
+        known = self._rows.get(row.id)
+        return known is not None and known.active == row.active
+
     def put(self, rows: Iterable[Row]) -> None:
         """Take in rows that are new, or that have changed."""
         changed = False
@@ -353,8 +358,9 @@ class LogCopy:
         if not self._by_key:
             return view_of(rows)
         name = key.hex()
-        predicates = self._by_key.get(name, ())
-        keyed = [valid for each in predicates if matches(each, name, facts) for valid in self._groups[each].valid()]
+        # Rows that were pruned may be gone from the one since they were found in the other.
+        groups = (self._groups.get(each) for each in self._by_key.get(name, ()) if matches(each, name, facts))
+        keyed = [valid for group in groups if group is not None for valid in group.valid()]
         return view_of((*rows, *keyed), self._corrections.get(name, ()))
 
     def view(self, key: bytes, facts: Facts) -> View:

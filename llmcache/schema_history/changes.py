@@ -49,7 +49,7 @@ def _differences(path: str, before: Any, after: Any) -> Iterator[Change]:
 def _of_objects(path: str, before: dict[str, Any], after: dict[str, Any]) -> Iterator[Change]:
     for name in after:
         yield from _place(f"{path}.{name}" if path else name, before.get(name, _MISSING), after[name])
-    for name in before.keys() - after.keys():
+    for name in [name for name in before if name not in after]:
         yield _change(f"{path}.{name}" if path else name, before[name], _MISSING)
     kept = [name for name in before if name in after]
     if kept != [name for name in after if name in before]:

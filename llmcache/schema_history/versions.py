@@ -32,7 +32,8 @@ def write_seen(seen: Sequence[Seen], *, using: str) -> None:
             schema=form.schema.replace("\0", "\ufffd"),
             first_seen_at=first,
             last_seen_at=at,
-            previous=before,
+            # Not the row itself: the project's routers may say that both lie elsewhere, and not together.
+            previous_id=None if before is None else before.pk,
             changes=[] if before is None else [*changes(loaded(before.schema), loaded(form.schema))],
         )
         # Another process may have written the same form meanwhile.

@@ -128,7 +128,7 @@ def prepare(
     run = WarmingRun(
         uid=uuid.uuid4().hex,
         namespace=now.namespace,
-        plan=plan,
+        plan_id=None if plan is None else plan.pk,
         state=_Run.PREPARING,
         kind=wanted.kind or default_kind(response),
         response_type=cut(response.name, MAX_NAME),
@@ -203,7 +203,7 @@ def _fill(now: Runtime, wanted: Wanted, run: WarmingRun, texts: Iterable[Any]) -
             if call.key in seen:
                 continue
             seen.add(call.key)
-            row = WarmingItem(run=run, key=call.key.hex())
+            row = WarmingItem(run_id=run.pk, key=call.key.hex())
             if not named.anew and is_live(now, call):
                 row.state, row.done_at = _Item.LIVE, timezone.now()
             else:

@@ -107,6 +107,28 @@ def test_rows_follow_an_invalidation_and_its_undo(conditions: dict[str, Any], mo
     assert not Invalidation.objects.filter(to_tell=True).exists()
 
 
+def test_what_others_make_and_undo_meanwhile_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of entries are told for seconds, in which this process hears of nothing: once told, nobody looks again."""
+    first, second = entry("Ada", kind="first"), entry("Eve", kind="second")
+    undone = llmcache.invalidate(kind="first")
+    assert tell() == 1
+    llmcache.invalidate(kind="third")
+    tell_some, made = marking._tell_some, "ab" * 16
+
+    def told(*given: Any) -> Any:
+        if not Invalidation.objects.filter(uid=made).exists():
+            # By another process: this one is not told.
+            namespace = first.namespace
+            Invalidation.objects.create(uid=made, namespace=namespace, kind="second", made_at=timezone.now())
+            Invalidation.objects.filter(uid=undone.id).update(active=False, to_tell=True)
+        return tell_some(*given)
+
+    monkeypatch.setattr(marking, "_tell_some", told)
+    assert tell() == 2
+    assert void() == {second.key: made}
+    assert not Invalidation.objects.filter(to_tell=True).exists()
+
+
 def test_where_one_is_undone_the_others_still_hold() -> None:
     key = entry(tags=["a", "b"]).key
     first, second = llmcache.invalidate(tag="a"), llmcache.invalidate(tag="b")
@@ -136,6 +158,18 @@ def test_a_correction_stands_for_its_entry() -> None:
     tell()
     assert void() == {}
     assert llmcache.extract("Ada", Person).name == "Countess"
+
+
+def test_a_correction_that_is_withdrawn_leaves_its_entry_void() -> None:
+    key = entry().key
+    first, second = (corrections.correct(key, f'{{"name": "{name}"}}') for name in ("Countess", "Augusta"))
+    assert tell() == 0
+    assert corrections.withdraw(second)
+    # The one before it stands again.
+    assert (tell(), void()) == (0, {})
+    assert corrections.withdraw(first)
+    assert (tell(), set(void())) == (1, {key})
+    assert not Invalidation.objects.filter(to_tell=True).exists()
 
 
 def test_it_stops_when_its_time_is_over_and_goes_on_later(monkeypatch: pytest.MonkeyPatch) -> None:

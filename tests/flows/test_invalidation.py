@@ -525,3 +525,20 @@ def test_another_project_on_the_same_tiers_loses_nothing(provider: Sandbox, tmp_
         with llmcache_settings(TIERS=["shared"], NAMESPACE="other"):
             process.install(None)
             assert ask() == "hit"
+
+
+def test_who_commits_may_be_looked_at_by_others(provider: Sandbox) -> None:
+    """Django empties the list of what it calls at a commit, while other threads look whether the transaction lasts."""
+
+    class Emptied(list[Any]):
+        def __len__(self) -> int:
+            found = super().__len__()
+            self.clear()
+            return found
+
+    with transaction.atomic():
+        connection.run_on_commit = Emptied()
+        llmcache.invalidate(kind="Person")
+        log = process.current().log
+        assert in_thread(log.confirm)
+        connection.run_on_commit = []

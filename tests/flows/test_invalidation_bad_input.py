@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -338,3 +339,41 @@ def test_as_many_invalidations_of_one_answer_as_it_can_list_and_more(count: int)
     # Whatever it costs: it is not the answer of before all of them.
     assert ask(tags=tags) in ("hit", "miss")
     assert ask(tags=tags) == "hit"
+
+
+# What no database takes
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("uid", ["", "x", "\0", "\0" * 32, "\ud800" * 32, "é" * 32, "ab" * 17], ids=ascii)
+def test_what_is_no_id_is_told_as_that(uid: str) -> None:
+    with pytest.raises(llmcache.InvalidRequest, match="There is no invalidation with this id"):
+        llmcache.undo(uid)
+
+
+@pytest.mark.django_db
+def test_an_id_with_more_behind_it_is_another() -> None:
+    made = llmcache.invalidate(kind="Person")
+    with pytest.raises(llmcache.InvalidRequest):
+        llmcache.undo(f"{made.id}0")
+    assert llmcache.undo(made) is True
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("reason", ["a\0b", "\ud800", "x" * 501, 7], ids=lambda reason: ascii(reason)[:9])
+def test_a_reason_that_cannot_be_kept_is_refused(reason: Any) -> None:
+    with pytest.raises(llmcache.InvalidRequest, match="reason= "):
+        llmcache.invalidate(kind="Person", reason=reason)
+    assert not Invalidation.objects.exists()
+
+
+def test_a_nul_is_refused_where_the_database_refuses_it(ledger: str) -> None:
+    refused = connections[ledger].vendor == "postgresql"
+    for conditions in ({"tag": "a\0b"}, {"kind": "\0"}, {"tenant": "a\0", "dry_run": True}):
+        with pytest.raises(llmcache.InvalidRequest, match="has a NUL") if refused else nullcontext():
+            llmcache.invalidate(**conditions)
+    # Of a subject there is a hash alone.
+    assert llmcache.invalidate(subject="a\0b").id is not None
+    for work in (llmcache.invalidate, llmcache.undo):
+        with pytest.raises(llmcache.InvalidRequest, match="user= has a NUL"):
+            work(**({"tag": "a"} if work is llmcache.invalidate else {"invalidation": "ab" * 16}), user="a\0b")

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pytest_django import DjangoDbBlocker
 
 import llmcache
-from llmcache import conf
+from llmcache import conf, invalidation_rows
 from llmcache.clock import Clock
 from llmcache.engine import isolation, process
 from llmcache.engine.log import OVERLAP, Log
@@ -78,7 +78,14 @@ def statements(work: Callable[[], object], using: str = "default") -> list[str]:
     return [each["sql"].split(" ")[0] for each in captured.captured_queries]
 
 
-class CountedRows(InvalidationRows):
+class RowsOfHere(InvalidationRows):
+    """The rows as this thread's transaction shows them: what a test writes is never committed."""
+
+    def _is_in_transaction(self) -> bool:
+        return False
+
+
+class CountedRows(RowsOfHere):
     """The rows of the log; notes how many of them were read each time."""
 
     def __init__(self, using: str, namespace: str) -> None:
@@ -196,7 +203,7 @@ def test_a_row_is_read_as_it_was_written(ledger: str) -> None:
     older = [first.uid, "f" * 32]
     second = Invalidation(uid="0" * 32, namespace=NAMESPACE, made_at=timezone.now(), supersedes=older, active=False)
     second.save(using=ledger)
-    found = InvalidationRows(ledger, NAMESPACE).rows()
+    found = RowsOfHere(ledger, NAMESPACE).rows()
     predicate = Predicate("a" * 64, "acme", "s", "T", "o/m", "vip", "inbox")
     assert found == [
         Row(first.pk, bytes.fromhex(first.uid), predicate, True),
@@ -252,6 +259,7 @@ def server(postgresql_tables: dict[str, Any], django_db_blocker: DjangoDbBlocker
         try:
             yield ALIAS
         finally:
+            invalidation_rows._desk.close()
             Invalidation.objects.using(ALIAS).all().delete()
 
 
@@ -325,3 +333,27 @@ def test_a_lost_connection_is_made_anew(server: str) -> None:
 def _add_and_close(using: str) -> None:
     add_rows(1, using, NAMESPACE, tag="new")
     connections[using].close()
+
+
+@pytest.mark.parametrize("isolation_level", ["READ COMMITTED", "REPEATABLE READ"])
+def test_what_a_transaction_shows_of_the_log_is_nobody_elses(isolation_level: str, server: str) -> None:
+    """Strict, a call reads the log within its caller's transaction: what is undone there is not undone for others.
+
+    And what others have committed since it began is known all the same, where the transaction does not show it.
+    """
+    made = add_rows(1, server, NAMESPACE, tag="old")
+    log = Log(InvalidationRows(server, NAMESPACE), None, time.monotonic, recheck=0, grace=60.0, thread=False)
+    assert log.confirm()
+    with transaction.atomic(using=server):
+        with connections[server].cursor() as cursor:
+            cursor.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation_level}")
+        assert Invalidation.objects.using(server).filter(uid=made[0].uid).update(active=False)
+        add_rows(1, server, NAMESPACE, tag="mine")
+        elsewhere = threading.Thread(target=_add_and_close, args=(server,))
+        elsewhere.start()
+        elsewhere.join(30)
+        for _ in range(2):
+            assert log.confirm()
+            assert [is_void(log, tag) for tag in ("old", "new", "mine")] == [True, True, False]
+    assert log.confirm()
+    assert [is_void(log, tag) for tag in ("old", "new", "mine")] == [False, True, True]

@@ -14,6 +14,7 @@ from pytest_django import DjangoDbBlocker
 
 import llmcache
 from llmcache import planned
+from llmcache.admin_pages.invalidation_form import InvalidationForm
 from llmcache.exceptions import InvalidRequest
 from llmcache.models import Invalidation, PlannedInvalidation
 from llmcache.testing.sandbox import Sandbox
@@ -99,6 +100,19 @@ def test_a_time_that_is_over_is_now() -> None:
     assert told.due_at is None
     assert ask() == "miss"
     assert not PlannedInvalidation.objects.exists()
+
+
+def test_a_project_without_time_zones_plans_too(settings: Any) -> None:
+    settings.USE_TZ = False
+    settings.TIME_ZONE = "Asia/Kolkata"
+    at = datetime.now(UTC) + HOUR
+    told = llmcache.invalidate(kind="Person", at=at)
+    assert told.due_at == at
+    assert planned.bring_all_into_force() == 0
+    assert InvalidationForm({"kind": "Person", "at": f"{datetime.now() + HOUR:%Y-%m-%d %H:%M:%S}"}).is_valid()  # noqa: DTZ005
+    let_it_be_due(told.id)
+    assert planned.bring_all_into_force() == 1
+    assert llmcache.undo(told) is True
 
 
 def test_what_is_rolled_back_was_never_planned() -> None:

@@ -9,6 +9,7 @@ from django.utils import timezone
 from pydantic import BaseModel
 
 import llmcache
+from llmcache import housekeeping
 from llmcache.engine import process
 from llmcache.models import Invalidation
 from llmcache.pruning import AT_A_TIME
@@ -101,3 +102,14 @@ def test_an_entry_from_before_the_oldest_row_is_a_miss(
 def test_what_does_not_expire_says_so(sandbox: Sandbox) -> None:
     outcome(ttl=None)
     assert llmcache.extract_with_info("Ada", Person, ttl=None).ttl_left_seconds is None
+
+
+def test_kept_for_longer_than_there_are_years(sandbox: Sandbox) -> None:
+    times = dict.fromkeys(("invalidations", "calls", "entries", "hours", "runs"), timedelta(days=900_000))
+    with llmcache_settings(RETENTION=times):
+        process.install(None)
+        rows(AT_A_TIME, days=401)
+        assert outcome() == "miss"
+        llmcache.invalidate(tag="new")
+        assert housekeeping.keep_house(2.0).failed == {}
+        assert (left(), outcome()) == (AT_A_TIME, "hit")

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from contextvars import copy_context
 from typing import Any
 
@@ -287,6 +287,26 @@ def test_a_transaction_is_seen_by_its_own_context(table: Table, now: Now) -> Non
     assert log.good_until > now.at
 
 
+def test_of_very_many_changes_in_one_transaction_each_is_looked_at_once(table: Table, now: Now) -> None:
+    log, asked, count = log_of(table, now), 0, 100
+
+    def lasts() -> bool:
+        nonlocal asked
+        asked += 1
+        return True
+
+    def work() -> None:
+        for number in range(count):
+            predicate = Predicate(tag=str(number % 50))
+            assert log.confirm()
+            assert len(log.heads(predicate)) == number // 50
+            log.add_pending(Pending([Row(number, number.to_bytes(SEEN_ID_BYTES, "big"), predicate, True)], lasts))
+
+    copy_context().run(work)
+    # Whether the transaction goes on, before each; more than that only for those that are alike, and now and then.
+    assert asked < count * count / 2 + 3 * count
+
+
 def test_committed_it_is_seen_by_all_contexts(table: Table, now: Now) -> None:
     log = log_of(table, now)
     log.confirm()
@@ -410,6 +430,26 @@ def test_the_last_reading_does_not_go_by_the_board(table: Table, ended: list[Log
     until(lambda: table.closed == 1)
     # What it finds is gone by for two ``RECHECK``; what lies on the board may be one old already.
     assert (table.asked, wall.reads) == (["state"], KEEP_READING - 1)
+
+
+def test_a_connection_that_cannot_be_opened_does_not_end_the_thread(
+    table: Table, ended: list[Log], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later rounds are waited for as this one was: nothing is left behind that looks like a round under way."""
+    monkeypatch.setattr(log_module, "WAIT_SECONDS", 0.05)
+    lost = [OSError(), OSError()]
+
+    @contextmanager
+    def reading() -> Iterator[None]:
+        if lost:
+            raise lost.pop()
+        yield
+
+    monkeypatch.setattr(table, "reading", reading)
+    log = log_of(table, time.monotonic, recheck=0.02, thread=True, grace=0.05)
+    ended.append(log)
+    until(lambda: log.confirm() and log.good_until > time.monotonic())
+    assert lost == []
 
 
 def test_many_threads_wait_for_one_reading(table: Table, ended: list[Log]) -> None:

@@ -213,6 +213,18 @@ def test_a_copy_that_is_replaced_forgets_what_was_pruned() -> None:
     assert copy.view(KEY, FACTS) == NOTHING
 
 
+def test_a_row_may_be_pruned_while_it_is_looked_for() -> None:
+    class Interrupted(dict[str, Any]):
+        def get(self, *given: Any) -> Any:
+            found = super().get(*given)
+            copy.replace([])
+            return found
+
+    copy = copy_of(a_row(1, Predicate(key=KEY.hex())), a_row(2, Predicate(key=KEY.hex(), kind=FACTS.kind)))
+    copy._by_key = Interrupted(copy._by_key)
+    assert copy.view(KEY, FACTS) == NOTHING
+
+
 def test_a_tag_that_changes_all_the_time_is_one_row_to_look_at() -> None:
     copy = LogCopy()
     for number in range(1, 20_001):

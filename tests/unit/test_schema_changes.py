@@ -86,3 +86,9 @@ def test_what_differs_has_a_change_and_what_is_equal_has_none(before: Any, after
 @pytest.mark.parametrize("other", [None, [], "text", 3])
 def test_other_roots(other: Any) -> None:
     assert found({"type": "object"}, other) == [("", "changed")]
+
+
+def test_what_is_gone_is_told_in_its_order() -> None:
+    names = [f"field_{number}" for number in range(20)]
+    before, after = {name: {} for name in names}, dict[str, Any]()
+    assert [each["path"] for each in changes(before, after)] == names

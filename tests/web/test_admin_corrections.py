@@ -18,6 +18,10 @@ from pydantic import BaseModel, Field
 import llmcache
 from llmcache import corrections
 from llmcache.admin_pages import whereabouts
+from llmcache.admin_pages.correction_form import editable
+from llmcache.admin_pages.corrections import CorrectionAdmin
+from llmcache.admin_pages.entries import CacheEntryAdmin
+from llmcache.admin_pages.invalidations import InvalidationAdmin
 from llmcache.models import CacheEntry, Correction, Invalidation
 from llmcache.testing.sandbox import Sandbox
 from tests.conftest import llmcache_settings
@@ -367,8 +371,50 @@ def test_who_may_do_what(entry: CacheEntry) -> None:
     assert buttons(somebody("view_cacheentry"), entry) == []
 
 
+def test_undoing_its_line_needs_what_withdrawing_needs(entry: CacheEntry) -> None:
+    line = corrections.correct(entry.key, json.dumps(BETTER)).invalidation
+    address, may = f"/admin/llmcache/invalidation/{line.pk}/", ("view_invalidation", "undo_invalidation")
+    assert "undo/" not in somebody(*may).get(f"{address}change/").content.decode()
+    assert somebody(*may).post(f"{address}undo/").status_code == 403
+    line.refresh_from_db()
+    assert line.active
+    assert somebody(*may, "withdraw_correction").post(f"{address}undo/").status_code == 302
+    line.refresh_from_db()
+    assert not line.active
+
+
+def test_a_projects_own_admin_may_show_some_rows_and_others_not(
+    admin_client: Client, entry: CacheEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Django asks ``has_view_permission`` of the very row; so do the addresses that are only posted to."""
+    row = corrections.correct(entry.key, json.dumps(BETTER))
+    for model_admin in (CacheEntryAdmin, CorrectionAdmin, InvalidationAdmin):
+        monkeypatch.setattr(model_admin, "has_view_permission", lambda *given: given[2:] in ((), (None,)))
+    line = row.invalidation.pk
+    for address in (
+        *(f"{ENTRIES}{entry.pk}/{what}/" for what in ("correct", "pin", "quarantine", "restore", "reveal")),
+        *(f"{LIST}{row.pk}/{what}/" for what in ("reveal", "withdraw")),
+        f"/admin/llmcache/invalidation/{line}/undo/",
+    ):
+        assert admin_client.post(address).status_code == 403, address
+    for what in ("invalidate", "refresh", "retime"):
+        asked = admin_client.get(f"{ENTRIES}act/{what}/", {"id": entry.pk})
+        sent = admin_client.post(f"{ENTRIES}act/{what}/", {"_selected_action": entry.pk, "amount": 1, "once": "x"})
+        assert (asked.status_code, sent.status_code) == (403, 403)
+    assert Invalidation.objects.filter(active=True).count() == 1
+    assert not LogEntry.objects.exists()
+
+
 @pytest.mark.parametrize("what", ["correct", "pin", "quarantine", "restore"])
 def test_an_entry_that_is_gone(what: str, admin_client: Client, provider: Sandbox) -> None:
     assert admin_client.post(f"{ENTRIES}77/{what}/").status_code == 302
     for what_of_it in ("reveal", "withdraw"):
         assert admin_client.post(f"{LIST}77/{what_of_it}/").status_code == 302
+
+
+@pytest.mark.parametrize(
+    "text", ['{"price":19.90}', "[1e2]", '{"a":-0}', '{"a":0.1234567890123456789}', '{"a":1,"a":2}', "[NaN]", "[1"]
+)
+def test_what_would_be_written_in_another_way_is_edited_as_it_stands(text: str) -> None:
+    assert editable(text) == text
+    assert editable('{"a":[19.9,-1,"é"]}') == '{\n  "a": [\n    19.9,\n    -1,\n    "é"\n  ]\n}'
