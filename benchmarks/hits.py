@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import random
 import sqlite3
 import statistics
 from collections.abc import Iterator
@@ -116,16 +117,22 @@ def _decorated() -> Iterator[str]:
 
 
 def _threads() -> Iterator[str]:
-    def extract() -> object:
-        return llmcache.extract(SMALL_TEXT, Small)
+    yield from _rates("small", SMALL_TEXT, Small, SMALL)
+    yield from _rates("large", LARGE_TEXT, Large, LARGE)
 
-    floor = _floor(SMALL_TEXT, Small, SMALL)
-    yield "Total rate of 16 threads beside 1 thread, hit in memory, small"
-    for name, work in (("floor", floor), ("llmcache.extract", extract)):
-        found = [(rate(work, 1, 0.4), rate(work, 16, 0.4)) for _ in range(5)]
-        one, many = (statistics.median(figures) for figures in zip(*found, strict=True))
-        share = statistics.median(b / a for a, b in found)
-        yield f"  {name:<20} {one:>10,.0f} /s  {many:>10,.0f} /s  {share:.2f}"
+
+def _rates(size: str, text: str, model: type[BaseModel], answer: Any) -> Iterator[str]:
+    works = {"floor": _floor(text, model, answer), "llmcache.extract": lambda: llmcache.extract(text, model)}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
+    for _ in range(5):
+        for name in random.sample(list(works), len(works)):
+            found[name].append((rate(works[name], 1, 0.4), rate(works[name], 16, 0.4)))
+    shares = {name: statistics.median(many / one for one, many in rates) for name, rates in found.items()}
+    yield f"Total rate of 16 threads beside 1 thread, hit in memory, {size}"
+    for name, rates in found.items():
+        one, many = (statistics.median(figures) for figures in zip(*rates, strict=True))
+        yield f"  {name:<20} {one:>10,.0f} /s  {many:>10,.0f} /s  {shares[name]:.2f}"
+    yield f"  the share of extract beside that of the floor  {shares['llmcache.extract'] / shares['floor']:.2f}"
     yield ""
 
 
