@@ -22,6 +22,7 @@ from llmcache.engine import process
 from llmcache.testing.sandbox import Sandbox
 from llmcache.tiers.base import TierState
 from llmcache.tiers.configured import tier_of
+from llmcache.tiers.redis_pool import SOCKET_SECONDS
 from llmcache.tiers.redis_tier import RedisTier
 from tests import forks
 from tests.cache_servers import RedisServer, SentinelServer
@@ -307,6 +308,25 @@ def test_a_slow_server_gets_half_a_second_of_a_call(provider: Sandbox, redis_ser
             way.seconds = 0.0
             until_closed()
             assert outcome() == "hit"
+    finally:
+        way.close()
+
+
+def test_many_values_on_a_slow_line_are_waited_for(redis_server: RedisServer) -> None:
+    """Longer than for one value: what is good is not to be paid for again because there is much of it."""
+    way = SlowWay(redis_server, 0.0)
+    try:
+        with calls_over(DJANGO_REDIS, f"redis://127.0.0.1:{way.port}/0"):
+            (tier,) = process.current().tiers.below
+            assert isinstance(tier, RedisTier)
+            names = [f"value {number}" for number in range(100)]
+            for name in names:
+                tier.set(name, b"x" * 8_192, 60)
+            way.seconds = 0.06
+            began = time.monotonic()
+            assert tier.get_many(names) == [b"x" * 8_192] * 100
+            assert time.monotonic() - began > 2 * SOCKET_SECONDS
+            assert state().breaker == "closed"
     finally:
         way.close()
 
