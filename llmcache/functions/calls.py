@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import aclosing, closing, suppress
+from contextlib import aclosing, closing, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,7 +31,7 @@ from llmcache.engine.function_ports import (
 from llmcache.engine.policy import Port, resolve
 from llmcache.engine.ports import run
 from llmcache.engine.tabs import Tab, open_tab, opened
-from llmcache.exceptions import InputTooLarge, LLMCacheError, NotCached
+from llmcache.exceptions import InputTooLarge, LLMCacheError, NotCached, RecursiveExtract
 from llmcache.functions.decorators import Work
 from llmcache.functions.round_trip import LostError, RoundTrip
 from llmcache.kinds import version_of
@@ -46,6 +47,8 @@ logger = logging.getLogger("llmcache.call")
 
 _provider: Final = FunctionProvider()
 _END: Final[Any] = object()
+_making: ContextVar[frozenset[bytes]] = ContextVar("llmcache_making", default=frozenset())
+"""The keys of the generators that are at work here, one inside another."""
 
 
 class Ready:
@@ -206,6 +209,26 @@ def _as_only(call: Call) -> Call:
     return replace(call, cache="only", stale_ttl=0.0)
 
 
+@contextmanager
+def _made(key: bytes) -> Generator[None]:
+    token = _making.set(_making.get() | {key})
+    try:
+        yield
+    finally:
+        _making.reset(token)
+
+
+def _require_another(call: Call) -> None:
+    if call.key in _making.get():
+        raise RecursiveExtract(
+            "This generator function calls itself with its own arguments, and would do so without end. Ask for "
+            "something else there.",
+            kind=call.plan.kind,
+            model=call.plan.model,
+            key=call.key.hex(),
+        )
+
+
 def iterate(ready: Ready, call: Call, work: Work) -> Generator[Any]:
     """Yield what a generator function does, from the cache where it has come to a clean end before."""
     if not call.stores and call.cache != "only":
@@ -223,13 +246,14 @@ def iterate(ready: Ready, call: Call, work: Work) -> Generator[Any]:
             ready.count_answer(call, answered)
             yield from answered.value
             return
+    _require_another(call)
     ready.count(call, "miss")
     recording, port = _Recording(ready, call, work), RecordingPort(ready.now)
     port.first = run(port.view(call))
     try:
         with closing(work.run()) as items:
             while True:
-                with opened(recording.tab):
+                with opened(recording.tab), _made(call.key):
                     item = next(items, _END)
                 if item is _END:
                     break
@@ -264,13 +288,14 @@ async def aiterate(ready: Ready, call: Call, work: Work) -> AsyncGenerator[Any]:
             for item in answered.value:
                 yield item
             return
+    _require_another(call)
     ready.count(call, "miss")
     recording, port = _Recording(ready, call, work), AwaitedRecordingPort(ready.now, _errand())
     port.first = await port.view(call)
     try:
         async with aclosing(work.run()) as items:
             while True:
-                with opened(recording.tab):
+                with opened(recording.tab), _made(call.key):
                     item = await anext(items, _END)
                 if item is _END:
                     break

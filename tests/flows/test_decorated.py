@@ -267,6 +267,38 @@ def test_recursion_is_a_call_as_any_other_unless_it_is_the_same() -> None:
         asyncio.run(aitself(1))
 
 
+def test_generators_call_themselves_with_other_arguments_only() -> None:
+    assert list(countdown(3)) == list(countdown(3)) == [3, 2, 1, 0]
+    assert asyncio.run(all_of(acountdown(3))) == [3, 2, 1, 0]
+    with pytest.raises(llmcache.RecursiveExtract, match="calls itself with its own arguments"):
+        list(countdown(-1))
+    with pytest.raises(llmcache.RecursiveExtract):
+        asyncio.run(all_of(acountdown(-1)))
+    # While one of them stands still, whoever goes through it may begin it anew.
+    begun = countdown(4)
+    assert next(begun) == 4
+    assert list(countdown(4)) == [4, 3, 2, 1, 0]
+
+
+@cached
+def countdown(n: int) -> Iterator[int]:
+    yield n
+    if n:
+        yield from countdown(max(n - 1, -1))
+
+
+@cached
+async def acountdown(n: int) -> AsyncIterator[int]:
+    yield n
+    if n:
+        async for each in acountdown(max(n - 1, -1)):
+            yield each
+
+
+async def all_of(values: AsyncIterator[int]) -> list[int]:
+    return [each async for each in values]
+
+
 @cached
 def fibonacci(n: int) -> int:
     return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
