@@ -335,7 +335,7 @@ def _no_leases(settings: conf.Settings, aliases: Sequence[str]) -> list[checks.C
 
 def _odd_lease(settings: conf.Settings) -> list[checks.CheckMessage]:
     """Find a lease that ends too soon for who leads, or too late for who waits."""
-    if LEAST_LEASE <= settings.lease <= settings.timeout:
+    if LEAST_LEASE <= settings.lease <= max(settings.timeout, LEAST_LEASE):
         return []
     if settings.lease < LEAST_LEASE:
         what = (
@@ -350,7 +350,7 @@ def _odd_lease(settings: conf.Settings) -> list[checks.CheckMessage]:
     return [
         checks.Warning(
             f"LLMCACHE['LEASE'], {settings.lease:g} s, {what}",
-            hint="10 s, the default, does for most.",
+            hint=f"Set it to {LEAST_LEASE:g} s at least, and at most to LLMCACHE['TIMEOUT'].",
             id="llmcache.W016",
         )
     ]

@@ -21,6 +21,7 @@ _TOLD: Final[dict[str, tuple[type, ...]]] = {
 }
 """Details of an error that its caller may need, and what each may be: no text of a user's."""
 _LIMIT: Final = "limit"
+_FOREVER: Final = 1e12
 _MOST_CHARACTERS: Final = 200
 
 
@@ -32,6 +33,8 @@ class Turned(NamedTuple):
     """How the call has failed that was waited for."""
     found: Found | None = None
     """What another process has stored."""
+    limit: Limit | None = None
+    """Of whoever has failed, where it came of it."""
 
 
 LED_ALONE: Final = Turned("alone")
@@ -52,15 +55,16 @@ def outcome_of(landing: Landing, now: float) -> bytes:
     return json.dumps({"code": error.code, **given}, separators=(",", ":")).encode(errors="replace")
 
 
-def could_do_better(call: Call, outcome: bytes, now: float, deadline: float) -> bool:
-    """Return whether a call could have what another process's call had too little of, which has failed for it."""
+def limit_of(outcome: bytes, now: float) -> Limit | None:
+    """Return what another process's call had too little of, which has failed for it; None where it was not that."""
     told = _facts(outcome).get(_LIMIT)
     if not isinstance(told, list):
-        return False
+        return None
     name, reached, *_ = cast("list[Any]", [*told, None, None])
     if name not in get_args(LimitName) or type(reached) not in (int, float):
-        return False
-    return Limit(name, reached + (now if name == "deadline" else 0)).is_passed_by(call, deadline)
+        return None
+    # Whoever can write there can write numbers that are none, or larger than any clock's.
+    return Limit(name, reached + (now if name == "deadline" else 0)) if -_FOREVER < reached < _FOREVER else None
 
 
 def error_of(call: Call, outcome: bytes) -> LLMCacheError:

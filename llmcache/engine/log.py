@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import Final, Protocol
 
@@ -254,8 +254,14 @@ class Log:
         """Read what is new in this thread; return whether that could be done."""
         return self._read(strict=True)
 
-    def _read(self, *, strict: bool = False) -> bool:
-        with self._reading:
+    def _read(
+        self, *, strict: bool = False, within: Callable[[], AbstractContextManager[object]] = nullcontext
+    ) -> bool:
+        """Catch up, ``within`` what the source asks of who keeps its connection.
+
+        That comes second: a caller in a transaction has the lock, too, before its source asks for it in another thread.
+        """
+        with self._reading, within():
             began = self._monotonic()
             vanished = self._vanished
             try:
@@ -380,9 +386,8 @@ class Log:
                 self._source.close()
                 continue
             try:
-                with self._source.reading():
-                    # What the last one finds is gone by for two RECHECK: what lies on the board may be one old already.
-                    self._read(strict=left == 1)
+                # What the last one finds is gone by for two RECHECK: what lies on the board may be one old already.
+                self._read(strict=left == 1, within=self._source.reading)
             except Exception as error:  # noqa: BLE001  # of opening or closing a connection, of whatever database
                 self._failed(error)
             with self._changed:

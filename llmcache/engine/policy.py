@@ -393,6 +393,8 @@ class _Leader:
                     self.reason = "invalidated"
                 return None
             if turned.error is not None:
+                # Of those who wait here for this one, some may have more of it.
+                self.limit = turned.limit
                 raise turned.error
             if turned.found is not None:
                 answered, reason = await _judged(call, port, turned.found)

@@ -20,7 +20,7 @@ from llmcache.engine import departures
 from llmcache.engine.call import Attempt, Call, Spent
 from llmcache.engine.corrected import Corrected, HumanAnswer, corrected_of
 from llmcache.engine.flights import ABANDONED, Flight, Landing
-from llmcache.engine.landings import LED_ALONE, Turned, could_do_better, error_of, outcome_of
+from llmcache.engine.landings import LED_ALONE, Turned, error_of, limit_of, outcome_of
 from llmcache.engine.leases import ANY, HEAD_BYTES, Turn
 from llmcache.engine.lifetimes import FOREVER, lasting
 from llmcache.engine.log_copy import Judge, View, mark_of
@@ -114,12 +114,15 @@ class PortBase:
             return LED_ALONE
         while True:
             reply, flight.lease = runtime.leases.take(turn, until)
-            if reply.state == "failed" and could_do_better(call, reply.data, self.now(), until):
-                # A leader's limits are its own: its failure is no news to who has others.
-                turn.holder = b""
-                continue
+            if reply.state == "failed":
+                limit = limit_of(reply.data, self.now())
+                if limit is not None and limit.is_passed_by(call, until):
+                    # A leader's limits are its own: its failure is no news to who has others.
+                    turn.holder = b""
+                    continue
+                return Turned("failed", error_of(call, reply.data), limit=limit)
             if reply.state != "found":
-                return Turned(reply.state, error_of(call, reply.data) if reply.state == "failed" else None)
+                return Turned(reply.state)
             turn.refused = reply.data[:HEAD_BYTES]
             tier = runtime.lease_tier
             found = tier and runtime.tiers.adopt(reply.data, call.key, tier.name, call.oldest, judge)

@@ -44,7 +44,8 @@ def function_of(alias: str, option: str, told: Callable[..., Any] | str | None) 
 
 def _takes_one(function: Callable[..., Any]) -> bool:
     try:
-        inspect.signature(function).bind(None)
+        # As it is called: a decorator may hand on more than it is given.
+        inspect.signature(function, follow_wrapped=False).bind(None)
     except TypeError:
         return False
     except ValueError:

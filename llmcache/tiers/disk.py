@@ -366,7 +366,11 @@ class DiskTier:
 
     def _answers(self) -> bool:
         # A write: beside one that holds the file, reads work.
-        self._store.delete(_PROBE)
+        try:
+            self._store.delete(_PROBE)
+        except sqlite3.Error as error:
+            # What can only be read works as well as it ever will.
+            return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY
         return True
 
     def _failed(self, health: Health, error: Exception) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 import queue
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, cast
 
 import redis
 from redis.backoff import NoBackoff
 from redis.connection import BlockingConnectionPool, DefaultParser
+from redis.exceptions import TimeoutError as TooLateError
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool, SentinelConnectionPoolProxy
 
@@ -26,6 +28,10 @@ MOST_CONNECTIONS: Final = 50
 """Connections of one process to one server."""
 
 _AT_ONCE_SECONDS: Final = 0.01
+_LEAST_RATE: Final = 2**20
+"""Bytes a second."""
+_PIECE: Final = 1_024
+_MOST_SMALL: Final = 16
 
 # What a pool adds to its arguments for itself, or what is about replies we do not ask for.
 _THE_POOLS_OWN: Final = ("maint_", "maintenance_", "orig_", "oss_cluster_", "himport_", "event_dispatcher")
@@ -35,18 +41,42 @@ _THE_POOLS_OWN: Final = ("maint_", "maintenance_", "orig_", "oss_cluster_", "him
 class Parser(DefaultParser):  # pyright: ignore[reportGeneralTypeIssues, reportUntypedBaseClass]
     """Ends the wait for a reply that comes piece by piece: a socket's limit is for each of them.
 
-    The parser in Python, which is there without hiredis, knows no other limit.
+    What is healthy is not cut: the first piece has the socket's own limit, each megabyte a second more, and what has
+    come while this thread had no processor is read however late. The parser in Python, which is there without hiredis,
+    knows no other limit than the socket's.
     """
 
-    until = math.inf
-    """When the reply that is read has to be there, in monotonic seconds."""
+    seconds = math.inf
+    """How long a reply may take from its first piece on."""
+    _until: float | None = None
+    _small = 0
+
+    def expect(self, seconds: float) -> None:
+        """Begin a reply, with a limit of its own."""
+        self.seconds, self._until, self._small = seconds, None, 0
 
     def read_from_socket(self, *args: Any, **kwargs: Any) -> Any:
-        """Read a piece; from ``until`` on only what has come, for which this thread may have had no time."""
+        """Read a piece. Raises redis-py's ``TimeoutError`` where the reply takes too long."""
         its_own = cast("Any", super())
-        if time.monotonic() < self.until:
+        if self.seconds == math.inf:
             return its_own.read_from_socket(*args, **kwargs)
-        return its_own.read_from_socket(timeout=_AT_ONCE_SECONDS)
+        if self._until is None:
+            done = its_own.read_from_socket(*args, **kwargs)
+            self._until = time.monotonic() + self.seconds
+            return done
+        size = cast("Callable[[], int] | None", getattr(cast("Any", self)._reader, "len", None))
+        before = 0 if size is None else size()
+        if is_late := time.monotonic() >= self._until:
+            kwargs = {**kwargs, "timeout": _AT_ONCE_SECONDS}
+        done = its_own.read_from_socket(*args, **kwargs)
+        came = _PIECE if size is None else size() - before
+        self._until += came / _LEAST_RATE
+        if is_late and came < _PIECE:
+            # A byte now and then is there at once each time.
+            self._small += 1
+            if self._small > _MOST_SMALL:
+                raise TooLateError("a reply came byte by byte")
+        return done
 
 
 class NoConnectionError(Exception):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from redis.exceptions import ConnectionError as NotReachedError
 from redis.exceptions import ResponseError
@@ -34,8 +34,6 @@ PROBE_SECONDS: Final = 0.1
 """How soon a server that was left alone has to answer: one that is slower takes too much of the next call too."""
 
 _LEAST_SECONDS: Final = 0.05
-# A batch's values may be megabytes on a slow line: what is good would be taken for a miss, and be paid for again.
-_EACH_SECONDS: Final = 0.02
 # What is quicker needs no excuse.
 _NOTICED_SECONDS: Final = 0.01
 
@@ -48,6 +46,10 @@ _WRONG_TYPE: Final = "WRONGTYPE"
 
 class TooSlowError(Exception):
     """The operations of one call have taken all the time that it has for them."""
+
+
+class _NoReplyError(Exception):
+    """A server has answered with what is no reply to its command."""
 
 
 class _Server:
@@ -77,20 +79,20 @@ class _Server:
             pool.release(connection)
 
     def _answers(self) -> bool:
-        began = time.monotonic()
-        return self.ask("PING") == b"PONG" and time.monotonic() - began < PROBE_SECONDS
+        began, waited = time.monotonic(), starvation.waited()
+        is_there = self.ask("PING") == b"PONG"
+        took = time.monotonic() - began
+        return is_there and took - (starvation.waited() - waited if took >= _NOTICED_SECONDS else 0.0) < PROBE_SECONDS
 
 
 def _exchanged(connection: Any, command: tuple[Any, ...], seconds: float) -> Any:
     connection.send_command(*command)
     parser = connection._parser
-    # Each piece of the reply may take so long, and all together twice that; more where many values are asked for.
-    many = len(command) * _EACH_SECONDS if command[0] == "MGET" else 0.0
-    parser.until = time.monotonic() + 2 * seconds + many
+    parser.expect(2 * seconds)
     try:
         return connection.read_response()
     finally:
-        parser.until = math.inf
+        parser.expect(math.inf)
 
 
 @contextmanager
@@ -156,9 +158,12 @@ class RedisTier(DjangoTier):
             if server.breaker.is_open:
                 continue
             try:
-                values = _ask(server, "MGET", *names)
+                values = cast("list[Any] | None", _ask(server, "MGET", *names))
             except Exception as error:  # noqa: BLE001  # the client's, and the system's
                 self._fault(self._reads, server, error)
+                continue
+            if values is None or len(values) != len(names):
+                self._reads.failed(_NoReplyError("MGET was answered with something else than its values"))
                 continue
             self._reads.worked()
             read = [value if type(value) is bytes else None for value in values]

@@ -5,16 +5,26 @@ import json
 import os
 import sys
 import threading
+import traceback
 from typing import Any
 
 import django
 from pydantic import BaseModel
+
+from tests.waiting import until
 
 
 class Person(BaseModel):
     """A person."""
 
     name: str
+
+
+def _waiting(others: set[int]) -> int:
+    """Return how many threads but these are between two looks at a lease, or wait for the thread that is."""
+    stacks = [traceback.walk_stack(top) for thread, top in sys._current_frames().items() if thread not in others]
+    names = [{frame.f_code.co_name for frame, _ in stack} for stack in stacks]
+    return sum(("_fly" in each and "idle" in each) or ("_follow" in each and "wait" in each) for each in names)
 
 
 class Worker:
@@ -39,6 +49,20 @@ class Worker:
         except llmcache.LLMCacheError as error:
             return [error.code, "error", error.attempts]
         return [found.value.name, found.outcome, found.attempts]
+
+    def try_together(self, text: str, many: list[dict[str, Any]], folder: str) -> list[list[Any]]:
+        """Do as ``tries`` in a thread for each of these options, one after the other; leave a file when all wait."""
+        from concurrent.futures import ThreadPoolExecutor
+        from pathlib import Path
+
+        others = set(sys._current_frames())
+        with ThreadPoolExecutor(len(many)) as threads:
+            asked: list[Any] = []
+            for options in many:
+                asked.append(threads.submit(self.tries, text, **options))
+                until(lambda: _waiting(others) == len(asked))
+            Path(folder, "all").touch()
+            return [each.result() for each in asked]
 
     def note_waits(self, folder: str) -> None:
         """Leave a file there when this process waits for another's lease."""

@@ -207,6 +207,23 @@ def test_how_it_failed_is_no_news_to_who_may_try_more_often(workers: Workers, sa
 
 
 @pytest.mark.parametrize("place", ["redis"], indirect=True)
+def test_who_waits_behind_one_that_waits_may_try_more_often_too(
+    workers: Workers, sandbox: Sandbox, waits: Path
+) -> None:
+    leader, other = ready(workers, 2)
+    before = held(sandbox)
+    sandbox.fail(faults.server_error(503))
+    leader.tell("tries", text="Ada")
+    sandbox.wait_until_received(before + 1)
+    other.tell("try_together", text="Ada", many=[{}, {"max_retries": 1}], folder=str(waits))
+    until((waits / "all").exists)
+    sandbox.release()
+    assert leader.hear() == ["provider_unavailable", "error", 1]
+    assert other.hear() == [["provider_unavailable", "error", 0], ["Ada", "miss", 1]]
+    assert len(sandbox.requests) == before + 2
+
+
+@pytest.mark.parametrize("place", ["redis"], indirect=True)
 def test_who_waits_has_a_limit_too(workers: Workers, sandbox: Sandbox) -> None:
     leader, other = ready(workers, 2)
     before = held(sandbox)

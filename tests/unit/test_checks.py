@@ -237,6 +237,7 @@ def test_a_poor_tier_is_named(caches: dict[str, dict[str, Any]], expected: list[
     [
         ({"LEASE": 3}, None),
         ({"LEASE": 30, "TIMEOUT": 30}, None),
+        ({"LEASE": 3, "TIMEOUT": 2}, None),
         ({"LEASE": 2.9}, "taken for dead"),
         ({"LEASE": 30.5, "TIMEOUT": 30}, "above LLMCACHE['TIMEOUT'], 30 s"),
     ],

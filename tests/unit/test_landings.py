@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmcache.engine.flights import ABANDONED, Landing, Limit, LimitName
-from llmcache.engine.landings import could_do_better, outcome_of
+from llmcache.engine.landings import limit_of, outcome_of
 from llmcache.exceptions import LedgerFull, ProviderUnavailable
 
 HERE, THERE = 1_000.0, 50.0
@@ -27,7 +27,8 @@ def told_elsewhere(limit: Limit | None, limits: Limits, seconds: float = 5.0) ->
     """Return whether a call of another process, which has so many seconds left, tries where this limit was reached."""
     outcome = outcome_of(Landing(error=ProviderUnavailable("down"), limit=limit), HERE)
     call: Any = limits
-    return could_do_better(call, outcome, THERE, THERE + seconds)
+    found = limit_of(outcome, THERE)
+    return found is not None and found.is_passed_by(call, THERE + seconds)
 
 
 def told_here(limit: Limit | None, limits: Limits, seconds: float = 5.0) -> bool:
@@ -71,10 +72,10 @@ def test_what_is_nobody_elses_is_not_told() -> None:
 @pytest.mark.parametrize(
     "limit",
     [None, 1, "deadline", [], ["max_retries"], ["max_retries", None], ["max_retries", "0"], ["max_retries", True],
-     ["timeout", 0], [[], 0], [{}, 0], {"max_retries": 0}],
-    ids=json.dumps,
+     ["timeout", 0], [[], 0], [{}, 0], {"max_retries": 0}, ["deadline", 10**400], ["deadline", -(10**400)],
+     ["deadline", float("nan")], ["max_retries", float("inf")]],
+    ids=lambda limit: json.dumps(limit)[:30],
 )  # fmt: skip
 def test_what_somebody_else_has_written_there_is_no_limit(limit: Any) -> None:
-    call: Any = Limits(max_retries=100)
-    assert not could_do_better(call, json.dumps({"limit": limit}).encode(), THERE, THERE + 5)
-    assert not could_do_better(call, b"[" * 100_000, THERE, THERE + 5)
+    assert limit_of(json.dumps({"limit": limit}).encode(), THERE) is None
+    assert limit_of(b"[" * 100_000, THERE) is None
