@@ -72,7 +72,9 @@ class DatabaseLeases:
         )
         if told is not None:
             return Reply("failed", told.outcome.encode())
-        is_free = Q(until__lte=Now()) | ~Q(outcome="") | Q(token__in=[mine["token"], instead_of.hex()])
+        # What the one that is waited for has told since is for the next look: it is not to be asked for again.
+        is_told = ~Q(outcome="") & ~Q(token=turn.holder.hex())
+        is_free = Q(until__lte=Now()) | is_told | Q(token__in=[mine["token"], instead_of.hex()])
         if rows.filter(is_free).update(**mine):
             return Reply("led")
         self._sweep()

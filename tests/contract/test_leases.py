@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import redis
 from django.db.backends.signals import connection_created
+from django.db.models import QuerySet
 from pytest_django import DjangoDbBlocker
 
 from llmcache.engine.leases import ANY, HEAD_BYTES, Lease, LeasePlace, Leases, Names, Reply, Turn
@@ -462,4 +463,25 @@ def test_a_database_that_fails_is_left_alone_for_a_while(place: Place, monkeypat
     with pytest.raises(LeftAloneError):
         place.take(place.turn())
     place.place._rests_until = 0.0  # type: ignore[attr-defined]
+    assert place.take(place.turn()).state == "led"
+
+
+@pytest.mark.parametrize("place", ["PostgreSQL"], indirect=True)
+def test_how_it_failed_is_told_when_that_comes_in_the_midst_of_a_look(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease, turn, released = place.led(), place.turn(), list[Lease]()
+    turn.holder = place.take(turn).holder
+    update = QuerySet.update
+
+    def meanwhile(rows: Any, **given: Any) -> int:
+        if not released:
+            released.append(lease)
+            place.place.release(lease, b"refused", SECONDS)
+        return update(rows, **given)
+
+    monkeypatch.setattr(QuerySet, "update", meanwhile)
+    assert place.take(turn).state == "waits"
+    assert released
+    assert place.take(turn)[:2] == ("failed", b"refused")
     assert place.take(place.turn()).state == "led"
