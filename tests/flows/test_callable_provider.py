@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from decimal import Decimal
+from functools import wraps
 from typing import Any
 
 import pytest
@@ -539,6 +540,27 @@ def provided_by_two(request: Request, more: int) -> str:
 
 async def aprovided_by_none() -> str:
     return ADA
+
+
+def with_a_client(function: Any) -> Any:
+    """Hand on what the project has only once, as a decorator does; its own signature is another."""
+
+    @wraps(function)
+    def handed(request: Request) -> str:
+        return function(request, 1)
+
+    return handed
+
+
+@with_a_client
+def provided_by_a_decorator(request: Request, more: int) -> str:
+    return ADA
+
+
+def test_a_decorator_may_hand_on_more_than_it_is_given() -> None:
+    with provided(call=f"{HERE}.provided_by_a_decorator"):
+        assert check_llmcache() == []
+        assert llmcache.extract("x", Person).age == 36
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

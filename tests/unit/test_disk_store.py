@@ -762,3 +762,13 @@ def test_a_folder_that_can_only_be_read(log: str, tmp_path: Path) -> None:
         if (place / "cache").exists():
             (place / "cache").chmod(0o700)
         shutil.rmtree(place)
+
+
+def test_a_file_that_can_only_be_read_is_gone_back_to(store: DiskStore) -> None:
+    """After a folder was locked for a moment, say; the question is a write, and no write will ever work there."""
+    tier = DiskTier("llm", store)
+    tier.set("key", VALUE, 60)
+    store._file.connection().execute("PRAGMA query_only = ON", ())
+    assert tier._answers()
+    store._file.connection().execute("PRAGMA query_only = OFF", ())
+    tier.close()
