@@ -106,12 +106,15 @@ def _misses() -> Iterator[str]:
 
 def _first_calls(base_url: str) -> Iterator[str]:
     runs: list[list[float]] = []
-    for number in range(_RUNS):
+    for number in range(_RUNS + 1):
         command = [sys.executable, "-c", _FIRST, base_url, f"{number} of {time.time_ns()}"]
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=dict(os.environ))
         runs.append([float(word) for word in done.stdout.split()])
+    # The first of them compiles every module that it loads, which an installed package has been through.
+    compiling, *runs = runs
     gaps, idle, took = zip(*runs, strict=True)
     yield f"A process's first aextract, {_RUNS} processes: the longest time for which the caller's loop stood still"
     yield f"  median {statistics.median(gaps):6.1f} ms   longest {max(gaps):6.1f} ms"
     yield f"  before the call, loop idle: longest {max(idle):.1f} ms; the call took {statistics.median(took):.0f} ms"
+    yield f"  one before these, which compiled the modules: {compiling[0]:.0f} ms"
     yield ""
