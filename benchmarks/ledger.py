@@ -59,7 +59,7 @@ def _lines(now: Runtime) -> float:
         now.journal.started(call_id, port.started(call, body, "not_found", 1))
         cost = now.prices.cost(call.plan.model, reply.model, "https://api.openai.com/v1", reply.usage, time.time())
         now.journal.settled(call_id, settled_facts(reply, cost, 900))
-        entry = port.entry(call, reply, _spent(), 0.9)
+        entry = port.entry(call, reply, _spent(), 0.9, b"")
         now.journal.stored(call_id, stored_facts(call, entry, len(reply.rest)))
 
     return statistics.median(interleaved({"lines": lines}, number=_CALLS // 20, rounds=20)["lines"])
